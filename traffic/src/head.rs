@@ -1,0 +1,232 @@
+//! The head of an HTTP/1 request: the bytes as captured and where its parts lie in them.
+//!
+//! What enters: a request line, header lines and the empty line behind them.
+//! What leaves: the same bytes, never copied or changed, with borrowed access to each part.
+//! What may be lost: nothing; a head whose meaning is a matter of opinion is refused (RFC 9112 §2.2, §5).
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+/// More header lines than this are refused; nginx and Apache refuse at 100 and less.
+pub const MAX_HEADERS: usize = 256;
+
+/// Why a head was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// No HTTP/1 request line and header lines.
+    #[error("not an HTTP/1 request head")]
+    Malformed,
+    /// A line that ends in a bare LF, which parsers take differently.
+    #[error("a line of the head ends in a bare LF")]
+    BareLineFeed,
+    /// Over [`MAX_HEADERS`].
+    #[error("more than {MAX_HEADERS} header lines")]
+    TooManyHeaders,
+    /// The empty line is missing.
+    #[error("the head is not complete")]
+    Incomplete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn of(part: &[u8], whole: &[u8]) -> Span {
+        let start = part.as_ptr() as usize - whole.as_ptr() as usize;
+        Span {
+            start: start as u32,
+            end: (start + part.len()) as u32,
+        }
+    }
+
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// A request's head as captured.
+#[derive(Clone)]
+pub struct Head {
+    raw: Bytes,
+    method: Span,
+    target: Span,
+    minor: u8,
+    headers: Box<[(Span, Span)]>,
+}
+
+impl Head {
+    /// Finds the parts of a whole head, from the request line to the empty line.
+    ///
+    /// # Errors
+    /// When the head isn't one that every parser reads in the same way.
+    pub fn parse(raw: Bytes) -> Result<Head, HeadError> {
+        let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut slots);
+        match request.parse(&raw) {
+            Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
+            Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
+            Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
+            Err(_) => return Err(HeadError::Malformed),
+        }
+        if has_bare_line_feed(&raw) {
+            return Err(HeadError::BareLineFeed);
+        }
+        let (Some(method), Some(target), Some(minor)) =
+            (request.method, request.path, request.version)
+        else {
+            return Err(HeadError::Malformed);
+        };
+        let (method, target) = (
+            Span::of(method.as_bytes(), &raw),
+            Span::of(target.as_bytes(), &raw),
+        );
+        let headers = request
+            .headers
+            .iter()
+            .map(|h| (Span::of(h.name.as_bytes(), &raw), Span::of(h.value, &raw)))
+            .collect();
+        Ok(Head {
+            method,
+            target,
+            minor,
+            headers,
+            raw,
+        })
+    }
+
+    /// The head's bytes as captured, the empty line included.
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    /// The method token, for example `GET`.
+    pub fn method(&self) -> &str {
+        // httparse checked that it is a token, which is ASCII.
+        std::str::from_utf8(&self.raw[self.method.range()]).unwrap_or_default()
+    }
+
+    /// The request target as captured: `/path?query`, an absolute URI, `*` or an authority.
+    pub fn target(&self) -> &[u8] {
+        &self.raw[self.target.range()]
+    }
+
+    /// The target's path and query, without scheme and authority where it is absolute.
+    pub fn path_and_query(&self) -> &[u8] {
+        let target = self.target();
+        let Some(at) = memchr::memmem::find(target, b"://") else {
+            return target;
+        };
+        if target.first() == Some(&b'/') {
+            return target;
+        }
+        match memchr::memchr2(b'/', b'?', &target[at + 3..]) {
+            Some(path) => &target[at + 3 + path..],
+            None => b"/",
+        }
+    }
+
+    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
+    pub fn minor_version(&self) -> u8 {
+        self.minor
+    }
+
+    /// Name and value of every header line, in order; white space around values taken off.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| {
+            let name = std::str::from_utf8(&self.raw[name.range()]).unwrap_or_default();
+            (name, &self.raw[value.range()])
+        })
+    }
+
+    /// The value of the first header line of that name, in any case.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// True for methods that may be repeated without effect: GET, HEAD, OPTIONS and TRACE (RFC 9110 §9.2.1).
+    pub fn is_safe(&self) -> bool {
+        matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE")
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method(), self.target().escape_ascii())
+    }
+}
+
+fn has_bare_line_feed(raw: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', raw).any(|at| at == 0 || raw[at - 1] != b'\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &'static str) -> Result<Head, HeadError> {
+        Head::parse(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn parts_are_found_and_kept_as_captured() {
+        let head = head("PURGE /a?b=c HTTP/1.1\r\nHOST:  x \r\nA: 1\r\na: 2\r\n\r\n").unwrap();
+        assert_eq!(head.method(), "PURGE");
+        assert_eq!(head.target(), b"/a?b=c");
+        assert_eq!(head.minor_version(), 1);
+        assert_eq!(head.header("host"), Some(&b"x"[..]));
+        assert_eq!(
+            head.headers()
+                .filter(|(n, _)| n.eq_ignore_ascii_case("a"))
+                .count(),
+            2
+        );
+        assert!(!head.is_safe());
+    }
+
+    #[test]
+    fn an_absolute_target_has_a_path() {
+        for (target, path) in [
+            ("http://h/p?q", "/p?q"),
+            ("http://h", "/"),
+            ("http://h?q", "?q"),
+            ("/redirect?to=http://h/x", "/redirect?to=http://h/x"),
+            ("*", "*"),
+        ] {
+            let raw = format!("GET {target} HTTP/1.1\r\n\r\n");
+            let head = Head::parse(Bytes::from(raw)).unwrap();
+            assert_eq!(head.path_and_query(), path.as_bytes(), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_parsers_disagree_on_is_refused() {
+        assert_eq!(
+            head("GET / HTTP/1.1\nA: b\n\n").unwrap_err(),
+            HeadError::BareLineFeed
+        );
+        assert_eq!(
+            head("GET / HTTP/1.1\r\nA : b\r\n\r\n").unwrap_err(),
+            HeadError::Malformed
+        );
+        assert_eq!(
+            head("GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n").unwrap_err(),
+            HeadError::Malformed
+        );
+        assert_eq!(
+            head("GET / HTTP/1.1\r\nA: b\r\n").unwrap_err(),
+            HeadError::Incomplete
+        );
+        assert_eq!(
+            head("GET / HTTP/2.0\r\n\r\n").unwrap_err(),
+            HeadError::Malformed
+        );
+    }
+}

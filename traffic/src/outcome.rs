@@ -1,0 +1,155 @@
+//! How an exchange ended for a target. The list is closed: what ends in no other way is counted here.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How an exchange ended for a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Disposition {
+    /// Sent and answered, with this HTTP status.
+    Replayed(u16),
+    /// Certainly without effect, or a safe method without an answer.
+    Failed(Fault),
+    /// It may or may not have reached the target.
+    Unknown,
+    /// The target's rules don't want it.
+    Filtered,
+    /// Not in the share of sessions that the target takes.
+    SampledOut,
+    /// Given up on purpose.
+    Dropped(DropReason),
+}
+
+/// Whose fault a failure was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// Reprise's own.
+    Ours,
+    /// The target answered with something that is no HTTP, or not in time.
+    Target,
+    /// The target couldn't be reached.
+    Network,
+}
+
+/// Why an exchange was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DropReason {
+    /// The listener's window was full.
+    ListenerFull,
+    /// Larger than the configured bound on an exchange.
+    TooLarge,
+    /// The listener ended before it could be settled.
+    ListenerStopped,
+    /// Over the target's rate limit.
+    RateLimited,
+    /// The target's queue at the relay was full.
+    RelayFull,
+    /// The target's queue at the replayer was full.
+    ReplayerFull,
+    /// It waited longer than the target's `max_age`.
+    Expired,
+    /// No replayer served the target's pool for too long.
+    NoReplayer,
+    /// The target did not exist when it was routed.
+    NotATarget,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 3] = [Fault::Ours, Fault::Target, Fault::Network];
+
+    /// Its name in metrics, ledgers and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fault::Ours => "ours",
+            Fault::Target => "target",
+            Fault::Network => "network",
+        }
+    }
+}
+
+impl DropReason {
+    /// All of them.
+    pub const ALL: [DropReason; 9] = [
+        DropReason::ListenerFull,
+        DropReason::TooLarge,
+        DropReason::ListenerStopped,
+        DropReason::RateLimited,
+        DropReason::RelayFull,
+        DropReason::ReplayerFull,
+        DropReason::Expired,
+        DropReason::NoReplayer,
+        DropReason::NotATarget,
+    ];
+
+    /// Its name in metrics, ledgers and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DropReason::ListenerFull => "listener_full",
+            DropReason::TooLarge => "too_large",
+            DropReason::ListenerStopped => "listener_stopped",
+            DropReason::RateLimited => "rate_limited",
+            DropReason::RelayFull => "relay_full",
+            DropReason::ReplayerFull => "replayer_full",
+            DropReason::Expired => "expired",
+            DropReason::NoReplayer => "no_replayer",
+            DropReason::NotATarget => "not_a_target",
+        }
+    }
+}
+
+/// A name that is in no closed list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown reason {0:?}")]
+pub struct UnknownReason(String);
+
+impl FromStr for Fault {
+    type Err = UnknownReason;
+
+    fn from_str(name: &str) -> Result<Fault, UnknownReason> {
+        Fault::ALL
+            .into_iter()
+            .find(|fault| fault.as_str() == name)
+            .ok_or_else(|| UnknownReason(name.to_owned()))
+    }
+}
+
+impl FromStr for DropReason {
+    type Err = UnknownReason;
+
+    fn from_str(name: &str) -> Result<DropReason, UnknownReason> {
+        DropReason::ALL
+            .into_iter()
+            .find(|reason| reason.as_str() == name)
+            .ok_or_else(|| UnknownReason(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Disposition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Disposition::Replayed(status) => write!(f, "replayed ({status})"),
+            Disposition::Failed(fault) => write!(f, "failed ({})", fault.as_str()),
+            Disposition::Unknown => f.write_str("unknown"),
+            Disposition::Filtered => f.write_str("filtered"),
+            Disposition::SampledOut => f.write_str("sampled out"),
+            Disposition::Dropped(reason) => write!(f, "dropped ({})", reason.as_str()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_back_and_stands_once() {
+        for fault in Fault::ALL {
+            assert_eq!(fault.as_str().parse(), Ok(fault));
+        }
+        for reason in DropReason::ALL {
+            assert_eq!(reason.as_str().parse(), Ok(reason));
+        }
+        assert!("bored".parse::<DropReason>().is_err());
+    }
+}

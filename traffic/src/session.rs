@@ -1,0 +1,199 @@
+//! The session key: what keeps exchanges together, chosen per target.
+//!
+//! What enters: an exchange. What leaves: a 64-bit hash of its key. What may be lost: nothing; an exchange
+//! without the chosen header, cookie or parameter is keyed by its connection.
+
+use std::fmt;
+use std::io::Write;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::exchange::Captured;
+use crate::head::Head;
+
+/// Where a target finds the key that keeps a session's exchanges in order on one replayer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SessionKey {
+    /// The client's connection: both addresses and ports.
+    #[default]
+    Connection,
+    /// The client's address without its port.
+    Client,
+    /// The value of a header.
+    Header(String),
+    /// The value of a cookie.
+    Cookie(String),
+    /// The value of a query parameter, as on the wire.
+    Query(String),
+}
+
+/// What a session key may look like.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown session key {0:?}: use connection, client, header:NAME, cookie:NAME or query:NAME"
+)]
+pub struct UnknownSessionKey(String);
+
+impl FromStr for SessionKey {
+    type Err = UnknownSessionKey;
+
+    fn from_str(text: &str) -> Result<SessionKey, UnknownSessionKey> {
+        let unknown = || UnknownSessionKey(text.to_owned());
+        match text.split_once(':') {
+            None if text == "connection" => Ok(SessionKey::Connection),
+            None if text == "client" => Ok(SessionKey::Client),
+            Some((_, "")) => Err(unknown()),
+            Some(("header", name)) => Ok(SessionKey::Header(name.to_owned())),
+            Some(("cookie", name)) => Ok(SessionKey::Cookie(name.to_owned())),
+            Some(("query", name)) => Ok(SessionKey::Query(name.to_owned())),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl TryFrom<String> for SessionKey {
+    type Error = UnknownSessionKey;
+
+    fn try_from(text: String) -> Result<SessionKey, UnknownSessionKey> {
+        text.parse()
+    }
+}
+
+impl From<SessionKey> for String {
+    fn from(key: SessionKey) -> String {
+        key.to_string()
+    }
+}
+
+impl fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SessionKey::Connection => f.write_str("connection"),
+            SessionKey::Client => f.write_str("client"),
+            SessionKey::Header(name) => write!(f, "header:{name}"),
+            SessionKey::Cookie(name) => write!(f, "cookie:{name}"),
+            SessionKey::Query(name) => write!(f, "query:{name}"),
+        }
+    }
+}
+
+/// Seeds keep keys of different kinds apart: a cookie "a" and a header "a" are two sessions.
+const SEED_ADDRESS: u64 = 1;
+const SEED_NAMED: u64 = 2;
+
+impl SessionKey {
+    /// The hash of the exchange's session key. Equal keys have equal hashes on every host.
+    pub fn hash(&self, request: &Captured) -> u64 {
+        let named = match self {
+            SessionKey::Connection => None,
+            SessionKey::Client => return address_hash(request, false),
+            SessionKey::Header(name) => request.head.header(name),
+            SessionKey::Cookie(name) => cookie(&request.head, name),
+            SessionKey::Query(name) => query_parameter(&request.head, name),
+        };
+        match named {
+            Some(value) => xxh3_64_with_seed(value, SEED_NAMED),
+            None => address_hash(request, true),
+        }
+    }
+}
+
+fn address_hash(request: &Captured, with_connection: bool) -> u64 {
+    // The longest is two IPv6 addresses with scope and port.
+    let mut text = [0_u8; 160];
+    let mut rest = &mut text[..];
+    let written = if with_connection {
+        write!(rest, "{} {}", request.client, request.server)
+    } else {
+        write!(rest, "{}", request.client.ip())
+    };
+    debug_assert!(written.is_ok(), "addresses fit");
+    let left = rest.len();
+    let used = text.len() - left;
+    xxh3_64_with_seed(&text[..used], SEED_ADDRESS)
+}
+
+fn cookie<'a>(head: &'a Head, name: &str) -> Option<&'a [u8]> {
+    head.headers()
+        .filter(|(n, _)| n.eq_ignore_ascii_case("cookie"))
+        .flat_map(|(_, value)| value.split(|b| *b == b';'))
+        .find_map(|pair| {
+            pair.trim_ascii()
+                .strip_prefix(name.as_bytes())?
+                .strip_prefix(b"=")
+        })
+}
+
+fn query_parameter<'a>(head: &'a Head, name: &str) -> Option<&'a [u8]> {
+    let target = head.path_and_query();
+    let query = &target[memchr::memchr(b'?', target)? + 1..];
+    query
+        .split(|b| *b == b'&')
+        .find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::exchange::Source;
+
+    fn request(head: &str, client: &str) -> Captured {
+        Captured {
+            captured_ns: 0,
+            client: client.parse().unwrap(),
+            server: "10.0.0.1:80".parse().unwrap(),
+            source: Source::Wire,
+            head: Head::parse(Bytes::from(head.to_owned())).unwrap(),
+            body: Bytes::new(),
+            trailers: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn the_named_value_decides_and_nothing_else() {
+        let key: SessionKey = "cookie:sid".parse().unwrap();
+        let a = request("GET / HTTP/1.1\r\nCookie: x=1; sid=7\r\n\r\n", "1.1.1.1:1");
+        let b = request("GET /other HTTP/1.1\r\ncookie: sid=7\r\n\r\n", "2.2.2.2:2");
+        let c = request(
+            "GET / HTTP/1.1\r\nCookie: xsid=7; sid=8\r\n\r\n",
+            "1.1.1.1:1",
+        );
+        assert_eq!(key.hash(&a), key.hash(&b));
+        assert_ne!(key.hash(&a), key.hash(&c));
+
+        let key: SessionKey = "query:user".parse().unwrap();
+        let a = request("GET /?user=1&b=2 HTTP/1.1\r\n\r\n", "1.1.1.1:1");
+        let b = request("GET /x?b=2&user=1 HTTP/1.1\r\n\r\n", "2.2.2.2:2");
+        assert_eq!(key.hash(&a), key.hash(&b));
+    }
+
+    #[test]
+    fn without_the_named_value_the_connection_decides() {
+        let key: SessionKey = "header:X-User".parse().unwrap();
+        let a = request("GET / HTTP/1.1\r\n\r\n", "1.1.1.1:1");
+        let b = request("GET / HTTP/1.1\r\n\r\n", "1.1.1.1:2");
+        assert_eq!(key.hash(&a), SessionKey::Connection.hash(&a));
+        assert_ne!(key.hash(&a), key.hash(&b));
+        assert_eq!(SessionKey::Client.hash(&a), SessionKey::Client.hash(&b));
+    }
+
+    #[test]
+    fn text_and_back() {
+        for text in [
+            "connection",
+            "client",
+            "header:X-User",
+            "cookie:sid",
+            "query:u",
+        ] {
+            assert_eq!(text.parse::<SessionKey>().unwrap().to_string(), text);
+        }
+        assert!("cookie:".parse::<SessionKey>().is_err());
+        assert!("session".parse::<SessionKey>().is_err());
+    }
+}

@@ -1,0 +1,438 @@
+//! A target's document: what a team writes to have traffic replayed.
+//!
+//! What enters: YAML or JSON from etcd, from a watched file or from the command line.
+//! What leaves: a checked [`Target`] with compiled rules. What may be lost: nothing; a document that can't be
+//! honoured to the letter is refused with one line that says what and where.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{HeaderRule, Rules, Share};
+use crate::session::SessionKey;
+
+/// `TEAM/NAME`, each of letters, digits, `.`, `_` and `-`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct TargetName(Arc<str>);
+
+impl TargetName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// When it isn't `TEAM/NAME`.
+    pub fn new(name: &str) -> Result<TargetName, TargetError> {
+        let part = |part: &str| {
+            !part.is_empty()
+                && part.len() <= 100
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        match name.split_once('/') {
+            Some((team, rest)) if part(team) && part(rest) => Ok(TargetName(name.into())),
+            _ => Err(TargetError {
+                target: name.to_owned(),
+                reason: "a target's name is TEAM/NAME, each of letters, digits, '.', '_' and '-'"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TargetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a target's document was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("target {target}: {reason}")]
+pub struct TargetError {
+    /// Its name, or the file's.
+    pub target: String,
+    /// One line: what and where.
+    pub reason: String,
+}
+
+/// How a pool's replayers share a target's sessions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Split {
+    /// Each session stays with one replayer (Maglev over the session key).
+    #[default]
+    Hash,
+    /// Each exchange goes to the next replayer; sessions are not kept together.
+    RoundRobin,
+}
+
+/// Exchanges a second, written `500/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RateLimit(pub NonZeroU32);
+
+impl TryFrom<String> for RateLimit {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<RateLimit, String> {
+        text.strip_suffix("/s")
+            .and_then(|n| n.trim().parse().ok())
+            .map(RateLimit)
+            .ok_or_else(|| format!("rate {text:?} is not written like 500/s"))
+    }
+}
+
+impl From<RateLimit> for String {
+    fn from(rate: RateLimit) -> String {
+        format!("{}/s", rate.0)
+    }
+}
+
+/// What a team writes. Unknown keys are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetDocument {
+    /// Where replayed requests go: `http://host[:port]` or `https://host[:port]`.
+    pub url: String,
+    /// The pool of replayers that serves this target.
+    #[serde(default = "default_pool")]
+    pub pool: String,
+    /// How the pool's replayers share the sessions.
+    #[serde(default)]
+    pub split: Split,
+    /// Methods to replay; `[any]` for all. Without it only the safe ones: GET, HEAD, OPTIONS, TRACE.
+    #[serde(default = "default_methods")]
+    pub methods: Vec<String>,
+    /// Regular expressions; where there are any, one must match the path and query.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_urls: Vec<String>,
+    /// Regular expressions; none may match the path and query.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_urls: Vec<String>,
+    /// All must match; a request without the header does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_headers: Vec<HeaderRule>,
+    /// None may match; a request without the header passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_headers: Vec<HeaderRule>,
+    /// The share of sessions to take: `10%`, `1/32`; all without it.
+    #[serde(default)]
+    pub share: Share,
+    /// What keeps exchanges together and in order.
+    #[serde(default)]
+    pub session_key: SessionKey,
+    /// Exchanges a second over all relays' traffic that each relay lets through; the excess is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// Keep the captured Host header instead of the target's own host.
+    #[serde(default)]
+    pub original_host: bool,
+    /// Time for an answer, from the first byte sent to the last received.
+    #[serde(default = "default_timeout", with = "humantime_serde")]
+    pub timeout: Duration,
+    /// An exchange that waited longer than this before it was sent is dropped.
+    #[serde(default = "default_max_age", with = "humantime_serde")]
+    pub max_age: Duration,
+    /// Requests in flight from one replayer at the same time.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: NonZeroU32,
+    /// Accept any certificate of an https target.
+    #[serde(default)]
+    pub skip_verify: bool,
+    /// PEM file, on the replayers, of the authorities to trust for an https target, instead of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+}
+
+fn default_pool() -> String {
+    "default".to_owned()
+}
+
+fn default_methods() -> Vec<String> {
+    ["GET", "HEAD", "OPTIONS", "TRACE"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn default_timeout() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_max_age() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn default_concurrency() -> NonZeroU32 {
+    const DEFAULT: NonZeroU32 = NonZeroU32::new(256).expect("not zero");
+    DEFAULT
+}
+
+impl TargetDocument {
+    /// A document with all defaults for that URL.
+    pub fn new(url: &str) -> TargetDocument {
+        TargetDocument {
+            url: url.to_owned(),
+            pool: default_pool(),
+            split: Split::default(),
+            methods: default_methods(),
+            allow_urls: Vec::new(),
+            deny_urls: Vec::new(),
+            allow_headers: Vec::new(),
+            deny_headers: Vec::new(),
+            share: Share::default(),
+            session_key: SessionKey::default(),
+            rate_limit: None,
+            original_host: false,
+            timeout: default_timeout(),
+            max_age: default_max_age(),
+            concurrency: default_concurrency(),
+            skip_verify: false,
+            ca_file: None,
+        }
+    }
+
+    /// Reads one document, YAML or JSON.
+    ///
+    /// # Errors
+    /// One line with the place in the text.
+    pub fn parse(name: &str, text: &str) -> Result<TargetDocument, TargetError> {
+        parse_yaml(text).map_err(|reason| TargetError {
+            target: name.to_owned(),
+            reason,
+        })
+    }
+}
+
+/// Where an address of a target leads, taken from its URL.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// True for https.
+    pub tls: bool,
+    /// Name or address, an IPv6 one without its brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// Reads `http://host[:port][/]`.
+    ///
+    /// # Errors
+    /// One line that says what a URL should look like.
+    pub fn parse(url: &str) -> Result<Endpoint, String> {
+        let wrong = |what: &str| format!("url {url:?}: {what}; write http://HOST[:PORT]");
+        let uri: http::Uri = url.parse().map_err(|_| wrong("not a URL"))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong("the scheme is neither http nor https")),
+        };
+        let authority = uri.authority().ok_or_else(|| wrong("no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong("user and password don't belong in it"));
+        }
+        if uri.path() != "/" || uri.query().is_some() {
+            return Err(wrong("a path is not supported"));
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        if host.is_empty() {
+            return Err(wrong("no host"));
+        }
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => [80, 443][usize::from(tls)],
+            Some(port) => port
+                .strip_prefix(':')
+                .and_then(|port| port.parse().ok())
+                .filter(|port| *port > 0)
+                .ok_or_else(|| wrong("not a port"))?,
+            None => return Err(wrong("not a host and port")),
+        };
+        Ok(Endpoint {
+            tls,
+            host: host.to_owned(),
+            port,
+        })
+    }
+
+    /// What its Host header says: the port only where it isn't the scheme's own.
+    pub fn host_header(&self) -> String {
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        match (self.tls, self.port) {
+            (false, 80) | (true, 443) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+/// A checked document: ready to route by and to send to.
+#[derive(Debug)]
+pub struct Target {
+    /// `TEAM/NAME`.
+    pub name: TargetName,
+    /// Rises with each change; the newest counts.
+    pub revision: u64,
+    /// As its owner wrote it, defaults filled in.
+    pub document: TargetDocument,
+    /// From its URL.
+    pub endpoint: Endpoint,
+    /// From its filters and its share.
+    pub rules: Rules,
+}
+
+impl Target {
+    /// Checks a document and compiles its rules.
+    ///
+    /// # Errors
+    /// One line: which key is wrong, and how.
+    pub fn new(
+        name: TargetName,
+        revision: u64,
+        document: TargetDocument,
+    ) -> Result<Target, TargetError> {
+        let refuse = |reason: String| TargetError {
+            target: name.to_string(),
+            reason,
+        };
+        let endpoint = Endpoint::parse(&document.url).map_err(refuse)?;
+        let rules = Rules::compile(&document).map_err(refuse)?;
+        if document.pool.is_empty() {
+            return Err(refuse("pool: is empty".to_owned()));
+        }
+        Ok(Target {
+            name,
+            revision,
+            document,
+            endpoint,
+            rules,
+        })
+    }
+}
+
+/// The targets of a file: `targets:` with a document for each `TEAM/NAME`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetsFile {
+    /// By `TEAM/NAME`.
+    pub targets: BTreeMap<String, TargetDocument>,
+}
+
+impl TargetsFile {
+    /// Reads and checks a whole file; one bad document refuses it all, so that a typing error changes nothing.
+    ///
+    /// # Errors
+    /// One line with the place in the text, or the name of the target that is wrong.
+    pub fn parse(file: &str, text: &str, revision: u64) -> Result<Vec<Target>, TargetError> {
+        let parsed: TargetsFile = parse_yaml(text).map_err(|reason| TargetError {
+            target: format!("file {file}"),
+            reason,
+        })?;
+        parsed
+            .targets
+            .into_iter()
+            .map(|(name, document)| Target::new(TargetName::new(&name)?, revision, document))
+            .collect()
+    }
+}
+
+fn parse_yaml<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let place = error
+            .location()
+            .map(|at| format!("line {}, column {}: ", at.line(), at.column()))
+            .unwrap_or_default();
+        let error = error.without_snippet().to_string();
+        let first = error.lines().next().unwrap_or("not a document").trim();
+        format!("{place}{first}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "targets:
+  shop/checkout:
+    url: https://staging.example:8443
+    methods: [any]
+    share: 1/32
+    session_key: cookie:sid
+    rate_limit: 500/s
+    timeout: 250ms
+    allow_headers: [{name: X-Version, matches: ^1\\.}]
+";
+
+    #[test]
+    fn a_file_of_targets() {
+        let targets = TargetsFile::parse("t.yaml", FILE, 3).unwrap();
+        let target = &targets[0];
+        assert_eq!(target.name.as_str(), "shop/checkout");
+        assert_eq!(target.endpoint.host_header(), "staging.example:8443");
+        assert_eq!(target.document.timeout, Duration::from_millis(250));
+        assert_eq!(target.document.pool, "default");
+        assert_eq!(target.revision, 3);
+        let json = serde_json::to_string(&target.document).unwrap();
+        assert_eq!(TargetDocument::parse("x", &json).unwrap(), target.document);
+    }
+
+    #[test]
+    fn mistakes_are_named_in_one_line() {
+        for (text, part) in [
+            ("targets:\n  a/b: {url: 'http://h', colour: red}", "colour"),
+            ("targets:\n  a/b: {url: 'ftp://h'}", "scheme"),
+            ("targets:\n  a/b: {url: 'http://h', share: 200%}", "200%"),
+            (
+                "targets:\n  a/b: {url: 'http://h', allow_urls: ['(']}",
+                "allow_urls",
+            ),
+            (
+                "targets:\n  a/b: {url: 'http://h', rate_limit: fast}",
+                "fast",
+            ),
+            ("targets:\n  b: {url: 'http://h'}", "TEAM/NAME"),
+            ("targets:\n  a/b: {}", "url"),
+            ("targets: [", "line"),
+            ("", "target"),
+        ] {
+            let error = TargetsFile::parse("t.yaml", text, 0)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{text:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn endpoints() {
+        let endpoint = Endpoint::parse("http://[::1]:8080").unwrap();
+        assert_eq!((endpoint.host.as_str(), endpoint.port), ("::1", 8080));
+        assert_eq!(endpoint.host_header(), "[::1]:8080");
+        assert_eq!(Endpoint::parse("https://h").unwrap().host_header(), "h");
+        for url in [
+            "h",
+            "http://",
+            "http://h:0",
+            "http://h:x",
+            "http://u:p@h",
+            "http://h/a",
+            "",
+        ] {
+            assert!(Endpoint::parse(url).is_err(), "{url}");
+        }
+    }
+}
