@@ -1,0 +1,3 @@
+pub mod edge;
+pub mod http;
+pub mod packet;

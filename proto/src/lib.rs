@@ -1,0 +1,32 @@
+//! The wire between the parts, and streams as pairs of channels.
+//!
+//! What enters and leaves: on one side values ([`Downstream`], [`Upstream`]), on the other protobuf over gRPC.
+//! Both hops, listener to relay and relay to replayer, speak the same protocol: who has exchanges holds an
+//! [`Outlet`], who takes them an [`Inlet`]. Joined in one process the two are plain channels; over the network
+//! [`client`] and [`server`] pump the same values. What may be lost: nothing silently; a broken stream is the last
+//! value of its channel, and its holder decides what becomes of what was on it.
+
+pub mod client;
+mod codec;
+pub mod message;
+pub mod server;
+mod stream;
+
+pub use client::{ConnectError, connect};
+pub use message::{
+    Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
+};
+pub use server::{Inlets, serve};
+pub use stream::{Inlet, Outlet, joined};
+
+/// Generated from `reprise/v1/delivery.proto`; stays within this crate.
+#[expect(
+    unused_qualifications,
+    unreachable_pub,
+    clippy::allow_attributes_without_reason,
+    clippy::allow_attributes,
+    reason = "generated code"
+)]
+mod wire {
+    tonic::include_proto!("reprise.v1");
+}

@@ -10,7 +10,7 @@
 //! What may be lost: nothing. `captured` is counted where requests are completed and `in flight` where they
 //! wait, independently of the dispositions, so that a forgotten exchange shows as a residue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -158,6 +158,14 @@ impl Books {
         }
     }
 
+    /// `n` exchanges ended in the same way for every target known so far.
+    pub fn settle_all(&mut self, disposition: Disposition, n: u64) {
+        self.settled += n;
+        for account in self.targets.values_mut().filter(|_| n > 0) {
+            account.add(disposition, n);
+        }
+    }
+
     /// The books as they stand, with what waits in the listener's window.
     pub fn report(&self, in_flight: u64) -> EpochReport {
         let targets = self.targets.iter().map(|(name, account)| {
@@ -217,6 +225,44 @@ impl EpochReport {
     /// True when nothing is in flight and nothing is unaccounted for.
     pub fn balances_at_rest(&self) -> bool {
         self.in_flight == 0 && self.residue() == 0
+    }
+}
+
+/// What passed through a relay or a replayer, by listener epoch and target.
+#[derive(Debug, Default)]
+pub struct Tally {
+    accounts: HashMap<Arc<Epoch>, HashMap<TargetName, Account>>,
+}
+
+impl Tally {
+    /// Counts one exchange that ended here.
+    pub fn add(&mut self, epoch: &Arc<Epoch>, target: &TargetName, disposition: Disposition) {
+        if !self.accounts.contains_key(epoch) {
+            self.accounts.insert(epoch.clone(), HashMap::new());
+        }
+        let Some(targets) = self.accounts.get_mut(epoch) else {
+            return;
+        };
+        match targets.get_mut(target) {
+            Some(account) => account.add(disposition, 1),
+            None => targets.entry(target.clone()).or_default().add(disposition, 1),
+        }
+    }
+
+    /// All that passed, one report an epoch. `captured` is what a listener knows alone, and 0 here.
+    pub fn reports(&self) -> Vec<EpochReport> {
+        let mut reports: Vec<EpochReport> = self
+            .accounts
+            .iter()
+            .map(|(epoch, targets)| EpochReport {
+                listener: epoch.listener().to_owned(),
+                started_ns: epoch.started_ns(),
+                targets: targets.iter().map(|(name, a)| (name.to_string(), a.clone())).collect(),
+                ..EpochReport::default()
+            })
+            .collect();
+        reports.sort_by(|a, b| (&a.listener, a.started_ns).cmp(&(&b.listener, b.started_ns)));
+        reports
     }
 }
 

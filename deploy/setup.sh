@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Installs what Reprise needs to be built, demonstrated and tested, where it is missing. Changes nothing and returns at
+# once where all is there. Usage: deploy/setup.sh [lint]; `lint` adds the tools that `make lint` needs.
+set -euo pipefail
+
+# PACKAGE:PROBE; the package is missing when its probe, a command or an absolute path, is.
+needs=(
+    gcc:cc
+    libc6-dev:/usr/include/stdlib.h
+    make:make
+    libpcap-dev:/usr/include/pcap/pcap.h
+    protobuf-compiler:protoc
+    libprotobuf-dev:/usr/include/google/protobuf/empty.proto
+    etcd-server:etcd
+    etcd-client:etcdctl
+    nginx-light:nginx
+    hey:hey
+    tcpdump:tcpdump
+    iproute2:ip
+    curl:curl
+    openssl:openssl
+    ca-certificates:/etc/ssl/certs/ca-certificates.crt
+)
+# Daemons that Debian starts on installation; we start our own on ports of our own.
+daemons=(etcd-server:etcd nginx-light:nginx)
+cargo_deny=0.20.2
+
+PATH=$PATH:/usr/sbin:/sbin
+
+die() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+there() {
+    case $1 in
+    /*) [[ -e $1 ]] ;;
+    *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "neither root nor sudo" >&2
+        return 1
+    fi
+}
+
+apt() {
+    # Run level 1: don't start daemons (where systemd does all the same, quiet_daemons stops them).
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -o Dpkg::Use-Pty=0 "$@"
+}
+
+# Stops and disables the daemons that came with what we have just installed, and no others.
+quiet_daemons() {
+    local entry
+    for entry in "${daemons[@]}"; do
+        [[ " ${missing[*]} " == *" ${entry%%:*} "* ]] || continue
+        if [[ -d /run/systemd/system ]]; then
+            as_root systemctl disable --now "${entry##*:}" >/dev/null 2>&1 || true
+        elif command -v service >/dev/null; then
+            as_root service "${entry##*:}" stop >/dev/null 2>&1 || true
+        fi
+    done
+}
+
+command -v cargo >/dev/null ||
+    die "no Rust toolchain; install a stable one with rustup (https://rustup.rs), then open a new shell"
+
+missing=()
+for entry in "${needs[@]}"; do
+    there "${entry#*:}" || missing+=("${entry%%:*}")
+done
+if ((${#missing[@]})); then
+    command -v apt-get >/dev/null ||
+        die "no apt here; install what these Debian packages hold: ${missing[*]}"
+    echo "setup: installing with apt: ${missing[*]}"
+    log=$(mktemp)
+    trap 'rm -f "$log"' EXIT
+    # The lists of a new machine are empty or old; ask for new ones only when the known ones don't do.
+    apt install --no-install-recommends -y "${missing[@]}" &>"$log" ||
+        { apt update && apt install --no-install-recommends -y "${missing[@]}"; } &>"$log" || {
+        tail -n 20 "$log" >&2
+        die "apt-get failed, see above; the packages are: ${missing[*]}"
+    }
+    quiet_daemons
+fi
+
+if [[ ${1:-} == lint ]]; then
+    for tool in rustfmt clippy-driver; do
+        there "$tool" || die "no $tool; run: rustup component add rustfmt clippy"
+    done
+    if ! cargo deny --version >/dev/null 2>&1; then
+        echo "setup: installing with cargo: cargo-deny $cargo_deny (a few minutes)"
+        cargo install --quiet --locked "cargo-deny@$cargo_deny"
+    fi
+fi

@@ -1,0 +1,201 @@
+//! A real nginx, in front of an application or as a staging server.
+//!
+//! What enters: what it answers and where. What leaves: its access log, a line for each request with the request
+//! line as it came. What may be lost: nothing.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::http;
+use crate::place::Place;
+use crate::process::{Process, Signal, output, tail};
+use crate::wait::eventually;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A running nginx.
+#[derive(Debug)]
+pub struct Nginx {
+    address: SocketAddr,
+    process: Process,
+    dir: TempDir,
+}
+
+impl Nginx {
+    /// Starts one that reads each request to its end and answers 200.
+    ///
+    /// # Errors
+    /// When it can't be started or doesn't answer.
+    pub fn start(place: &Place) -> Result<Nginx> {
+        Nginx::start_with(place, "")
+    }
+
+    /// Starts one that besides terminates TLS on a unix socket ([`Nginx::tls_socket`]), passes the requests on to
+    /// itself and mirrors them to `mirror`. Its certificate ([`Nginx::certificate`]) is for `localhost`.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`], and without `openssl`.
+    pub fn start_mirroring(place: &Place, mirror: SocketAddr) -> Result<Nginx> {
+        let server = format!(
+            "server {{
+        listen unix:tls.sock ssl;
+        ssl_certificate cert.pem;
+        ssl_certificate_key key.pem;
+        access_log off;
+        location / {{
+            mirror /mirror;
+            proxy_pass http://unix:app.sock;
+        }}
+        location = /mirror {{
+            internal;
+            proxy_pass http://{mirror}$request_uri;
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_set_header Connection '';
+        }}
+    }}"
+        );
+        Nginx::start_with(place, &server)
+    }
+
+    fn start_with(place: &Place, extra: &str) -> Result<Nginx> {
+        let dir = tempfile::Builder::new()
+            .prefix("reprise-nginx-")
+            .tempdir()?;
+        let address = place.free()?;
+        if !extra.is_empty() {
+            certify(place, &dir)?;
+        }
+        let prefix = dir.path().to_str().context("path of nginx")?;
+        let config = configuration(prefix, address, extra);
+        fs::write(dir.path().join("nginx.conf"), config)?;
+        // The master ends its workers itself when it is told to, not when it is killed.
+        let mut command = place.command_ending_by("TERM", "nginx");
+        command.args(["-p", prefix, "-c", "nginx.conf", "-e", "error.log"]);
+        let process = Process::start("nginx", command, &dir.path().join("error.log"))?;
+        let nginx = Nginx {
+            address,
+            process,
+            dir,
+        };
+        eventually("start of nginx", LIMIT, || {
+            let ready = http::get(place, address, "/ready").is_ok_and(|(status, _)| status == 200);
+            anyhow::ensure!(ready, "its log ends\n{}", tail(&nginx.process.log()?, 5));
+            Ok(())
+        })?;
+        Ok(nginx)
+    }
+
+    /// Where it serves plain HTTP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://ADDRESS`, for `--to`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where one that mirrors serves HTTPS.
+    pub fn tls_socket(&self) -> PathBuf {
+        self.dir.path().join("tls.sock")
+    }
+
+    /// The certificate of one that mirrors, to be trusted by its clients.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.path().join("cert.pem")
+    }
+
+    /// The request lines that came to [`Nginx::address`], byte for byte, in the order in which they were answered.
+    /// A line is written when its answer has left, so that the last ones are waited for.
+    ///
+    /// # Errors
+    /// When there are fewer than `count`.
+    pub fn request_lines(&self, count: usize) -> Result<Vec<Vec<u8>>> {
+        let path = self.dir.path().join("access.log");
+        eventually("lines in the access log", LIMIT, || {
+            let log = fs::read(&path)?;
+            let lines = log.split(|byte| *byte == b'\n');
+            let lines: Vec<_> = lines
+                .filter(|l| !l.is_empty())
+                .map(<[u8]>::to_vec)
+                .collect();
+            anyhow::ensure!(lines.len() >= count, "{} of {count}", lines.len());
+            Ok(lines)
+        })
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // A master that is killed leaves its workers to be buried by others.
+        if self.process.signal(Signal::TERM).is_ok() {
+            let _ = self.process.wait(LIMIT);
+        }
+    }
+}
+
+/// A server that passes on to an inner one: only a proxy reads a body to its end before it answers.
+fn configuration(prefix: &str, address: SocketAddr, extra: &str) -> String {
+    let extra = extra.replace("unix:", &format!("unix:{prefix}/"));
+    format!(
+        "daemon off;
+worker_processes 2;
+pid nginx.pid;
+events {{ worker_connections 1024; }}
+http {{
+    log_format request escape=none '$request';
+    keepalive_requests 1000000;
+    client_max_body_size 0;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    scgi_temp_path scgi;
+    uwsgi_temp_path uwsgi;
+    upstream inner {{
+        server unix:{prefix}/app.sock;
+        keepalive 64;
+    }}
+    server {{
+        listen {address};
+        access_log access.log request;
+        location / {{
+            proxy_pass http://inner;
+            proxy_http_version 1.1;
+            proxy_set_header Connection '';
+        }}
+        location = /ready {{
+            access_log off;
+            return 200;
+        }}
+    }}
+    server {{
+        listen unix:{prefix}/app.sock;
+        access_log off;
+        location / {{ return 200 ok; }}
+    }}
+    {extra}
+}}
+"
+    )
+}
+
+fn certify(place: &Place, dir: &TempDir) -> Result<()> {
+    let mut command = place.command("openssl");
+    command.current_dir(dir.path());
+    command.args(["req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"]);
+    command.args(["-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    command.args([
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]);
+    command.args(["-keyout", "key.pem", "-out", "cert.pem"]);
+    output(command, LIMIT).map(drop)
+}

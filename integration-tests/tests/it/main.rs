@@ -1,0 +1,21 @@
+//! What users are promised, tested on real processes: a module for each behaviour.
+//!
+//! `REPRISE_BIN` names the binary to test; without it, the one of this workspace and profile is built first.
+//! `REPRISE_FULL=1` runs the acceptance's own sizes (5,000 POSTs of 1 MB, etcd away for 30 s). Where a right to
+//! capture or to make namespaces is missing, a test says that it is skipped; with `CI` set it fails instead.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod arrivals;
+mod bad_input;
+mod drain;
+mod embedded;
+mod etcd_loss;
+mod fleet;
+mod help;
+mod hosts;
+mod mirror;
+mod parts;
+mod relay_loss;
+mod replayer_loss;
+mod rig;

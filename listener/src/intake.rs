@@ -1,0 +1,132 @@
+//! Where captured requests enter the resend window.
+//!
+//! What enters: whole requests from capture threads and from the mirror endpoint. What leaves: parcels for the
+//! relay, by [`crate::ship`]. What may be lost: when the window is full the request is dropped and counted
+//! (`listener_full`); nobody who captures ever waits.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use reprise_proto::{Parcel, Settlement};
+use reprise_traffic::exchange::Captured;
+use reprise_traffic::ledger::{Books, EpochReport};
+use reprise_traffic::{Disposition, DropReason, Epoch};
+use tokio::sync::Notify;
+
+use crate::edge::Edge;
+use crate::window::{Room, StreamId, Window};
+
+/// The listener's window and its books, shared by those who capture and the one who ships.
+#[derive(Debug)]
+pub struct Intake {
+    epoch: Arc<Epoch>,
+    edge: Arc<Edge>,
+    inner: Mutex<Inner>,
+    /// Told when there is something to send, or room to send it.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    window: Window,
+    books: Books,
+}
+
+impl Intake {
+    /// An empty intake for a new life of this listener.
+    pub fn new(epoch: Epoch, limit: Room, edge: Arc<Edge>) -> Intake {
+        let epoch = Arc::new(epoch);
+        let window = Window::new(epoch.clone(), limit);
+        let books = Books::new(epoch.clone());
+        let inner = Mutex::new(Inner { window, books });
+        Intake { epoch, edge, inner, changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change under the lock leaves it whole, so a panic elsewhere does not spoil it.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a captured request and takes it in, or counts it as dropped where there is no room.
+    pub fn offer(&self, request: Captured) {
+        let mut inner = self.lock();
+        inner.books.captured();
+        if inner.window.admit(request).is_err() {
+            inner.books.dropped(DropReason::ListenerFull, 1);
+            return;
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// This life of the listener.
+    pub fn epoch(&self) -> &Arc<Epoch> {
+        &self.epoch
+    }
+
+    /// Waits until there may be something to send, or room to send it.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(crate) fn open(&self, stream: StreamId, credit: Room) {
+        self.lock().window.open(stream, credit);
+    }
+
+    /// The next parcels for a stream, and the number below which all is settled.
+    pub(crate) fn take(&self, stream: StreamId, most: Room) -> (Vec<Parcel>, u64) {
+        let mut inner = self.lock();
+        let parcels = inner.window.take(stream, most, Instant::now());
+        (parcels, inner.window.settled_below())
+    }
+
+    pub(crate) fn settle(&self, settlements: &[Settlement]) {
+        let mut inner = self.lock();
+        for settlement in settlements {
+            let own = *settlement.id.epoch == *self.epoch;
+            if own && inner.window.settle(settlement.id.sequence) {
+                inner.books.settle(&settlement.outcomes);
+            }
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// A stream is gone; returns how many exchanges have to be sent again.
+    pub(crate) fn close(&self, stream: StreamId) -> usize {
+        let lost = self.lock().window.close(stream);
+        self.changed.notify_one();
+        lost
+    }
+
+    /// What is on a stream and not settled.
+    pub(crate) fn outstanding(&self, stream: StreamId) -> usize {
+        self.lock().window.outstanding(stream)
+    }
+
+    /// True when all that was captured is settled.
+    pub fn is_settled(&self) -> bool {
+        self.lock().window.unsettled() == 0
+    }
+
+    /// Bytes and exchanges in the window.
+    pub fn used(&self) -> Room {
+        self.lock().window.used()
+    }
+
+    /// Gives up what is left at the end of a life: what was never sent is dropped, what was sent is unknown.
+    pub fn give_up(&self) {
+        let mut inner = self.lock();
+        let (unsent, sent) = inner.window.give_up();
+        inner.books.dropped(DropReason::ListenerStopped, unsent);
+        inner.books.settle_all(Disposition::Unknown, sent);
+    }
+
+    /// The books as they stand.
+    pub fn report(&self) -> EpochReport {
+        let inner = self.lock();
+        let mut report = inner.books.report(inner.window.unsettled() as u64);
+        report.edge = self.edge.snapshot();
+        report
+    }
+}

@@ -1,0 +1,268 @@
+//! TCP segments of many connections, put together to requests.
+//!
+//! What enters: segments as captured, in any order, with the time; the passing of time.
+//! What leaves: whole requests. What may be lost, and is counted: requests that lack a byte, that were cut off by
+//! a reset, that stood still too long, or that had to go to keep the memory budget.
+//!
+//! Nothing here opens a socket or reads a clock. Only what clients send is looked at for now; a connection's
+//! answers will be a second [`Stream`] in the same slot of the table.
+
+mod pending;
+mod stream;
+mod table;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reprise_traffic::exchange::{Captured, Source};
+
+use crate::edge::{Edge, EdgeEvent};
+use crate::http::{Event, Incomplete, Message};
+use crate::packet::Segment;
+use stream::{Context, Stream};
+use table::{Class, Id, Key, Table};
+
+/// Bounds of one [`Reassembler`].
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of head and body over which a request is passed over, and counted.
+    pub max_exchange: usize,
+    /// Bytes of all unfinished requests and early segments together.
+    pub budget: usize,
+    /// Bytes of one connection's early segments; past it the hole before them is taken for final. Has to be
+    /// more than what is in flight on a fast, long line.
+    pub early: usize,
+    /// Connections that are followed at a time.
+    pub connections: usize,
+    /// After so long a hole is taken for final: by then TCP has sent its bytes again several times.
+    pub hole: Duration,
+    /// After so long without a byte an unfinished request is given up. Servers wait as long for a body:
+    /// nginx's `client_body_timeout` and Apache's `Timeout` are 60 s.
+    pub incomplete: Duration,
+    /// After so long without a packet a connection is forgotten. If it goes on with a request, it is found again;
+    /// until then what is known of it guards against mistaking a tunnel's content for one.
+    pub idle: Duration,
+    /// For so long late packets of a closed connection are known as such.
+    pub closed: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_exchange: 32 << 20,
+            budget: 64 << 20,
+            early: 8 << 20,
+            connections: 65_536,
+            hole: Duration::from_secs(2),
+            incomplete: Duration::from_secs(60),
+            idle: Duration::from_secs(600),
+            closed: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Puts segments together.
+#[derive(Debug)]
+pub struct Reassembler {
+    table: Table<Stream>,
+    limits: Limits,
+    edge: Arc<Edge>,
+    /// Bytes on the heap that belong to requests, of all connections.
+    held: usize,
+    now_ns: u64,
+}
+
+impl Reassembler {
+    /// With no connections.
+    pub fn new(limits: Limits, edge: Arc<Edge>) -> Reassembler {
+        Reassembler {
+            table: Table::new(),
+            limits,
+            edge,
+            held: 0,
+            now_ns: 0,
+        }
+    }
+
+    /// Takes a segment from a client to a server, captured at `now_ns` (unix nanoseconds).
+    pub fn push(
+        &mut self,
+        segment: &Segment<'_>,
+        now_ns: u64,
+        sink: &mut impl FnMut(Captured),
+    ) {
+        self.expire(now_ns, sink);
+        if segment.missing > 0 {
+            self.edge.count(EdgeEvent::Truncated, 1);
+        }
+        let key = Key {
+            client: segment.source,
+            server: segment.destination,
+        };
+        let id = match self.table.find(&key) {
+            Some(id) => id,
+            // An acknowledgement or an end of a connection of which no byte was seen.
+            None if segment.payload.is_empty() && !segment.syn => return,
+            None if segment.rst => return,
+            None => {
+                self.make_room(sink);
+                self.table.insert(key, self.now_ns)
+            }
+        };
+        let progress = self.table.value(id).progress();
+        let early = self.limits.early;
+        self.with(id, sink, |stream, context| {
+            stream.push(segment, now_ns, context);
+            while stream.held_behind_hole() > early {
+                stream.give_up_hole(context);
+            }
+        });
+        self.classify(id, progress);
+        self.keep_budget(sink);
+    }
+
+    /// Lets time pass: holes become final, unfinished requests are given up, connections are forgotten.
+    pub fn expire(&mut self, now_ns: u64, sink: &mut impl FnMut(Captured)) {
+        // Captures are merged of several queues, and clocks are set back.
+        self.now_ns = self.now_ns.max(now_ns);
+        for class in Class::ALL {
+            let after = match class {
+                Class::Fleeting => self.limits.closed,
+                Class::Idle => self.limits.idle,
+                Class::Incomplete => self.limits.incomplete,
+                Class::Holed => self.limits.hole,
+            };
+            let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+            while let Some((id, since)) = self.table.oldest(class)
+                && since.saturating_add(after) <= self.now_ns
+            {
+                match class {
+                    Class::Fleeting | Class::Idle => self.remove(id, Incomplete::Expired, sink),
+                    Class::Incomplete => self.give_up(id, Incomplete::Expired, sink),
+                    Class::Holed => self.give_up_hole(id, sink),
+                }
+            }
+        }
+    }
+
+    /// Ends all connections, as at the end of a capture.
+    pub fn finish(&mut self, sink: &mut impl FnMut(Captured)) {
+        while let Some((id, _)) = self.table.oldest(Class::Holed) {
+            self.give_up_hole(id, sink);
+        }
+        for class in Class::ALL {
+            while let Some((id, _)) = self.table.oldest(class) {
+                self.remove(id, Incomplete::Stopped, sink);
+            }
+        }
+    }
+
+    /// Connections that are followed.
+    pub fn connections(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Bytes of unfinished requests and early segments.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Calls `act` on a stream and keeps the account of what is held.
+    fn with<S: FnMut(Captured)>(
+        &mut self,
+        id: Id,
+        sink: &mut S,
+        act: impl FnOnce(&mut Stream, &mut Context<'_, &mut dyn FnMut(Event)>),
+    ) {
+        let key = self.table.key(id);
+        let edge = &*self.edge;
+        let stream = self.table.value(id);
+        let held_before = stream.held();
+        let mut out = |event| match event {
+            Event::Request(message) => sink(captured(key, message)),
+            Event::Skipped { skip, .. } => edge.count(skip.into(), 1),
+            Event::Incomplete(cause) => edge.count(cause.into(), 1),
+            Event::Refused(refusal) => edge.count(refusal.into(), 1),
+            Event::Continue => {}
+        };
+        let mut context = Context {
+            edge,
+            max_exchange: self.limits.max_exchange,
+            out: &mut out as &mut dyn FnMut(Event),
+        };
+        act(stream, &mut context);
+        self.held = self.held + stream.held() - held_before;
+    }
+
+    /// Files a stream under what it waits for. A hole's age isn't changed by what arrives behind it.
+    fn classify(&mut self, id: Id, progress: u64) {
+        let stream = self.table.value(id);
+        let class = stream.class();
+        let stalled = stream.progress() == progress;
+        if class == Class::Holed && stalled && self.table.class(id) == Class::Holed {
+            return;
+        }
+        self.table.touch(id, class, self.now_ns);
+    }
+
+    fn give_up_hole(&mut self, id: Id, sink: &mut impl FnMut(Captured)) {
+        let progress = self.table.value(id).progress();
+        self.with(id, sink, |stream, context| stream.give_up_hole(context));
+        self.classify(id, progress);
+        if self.table.class(id) == Class::Holed {
+            // Another hole, whose time begins now.
+            self.table.touch(id, Class::Holed, self.now_ns);
+        }
+    }
+
+    fn give_up(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
+        self.with(id, sink, |stream, context| stream.give_up(cause, context));
+        let class = self.table.value(id).class();
+        self.table.touch(id, class, self.now_ns);
+    }
+
+    fn remove(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
+        self.with(id, sink, |stream, context| stream.give_up(cause, context));
+        self.table.remove(id);
+    }
+
+    fn keep_budget(&mut self, sink: &mut impl FnMut(Captured)) {
+        while self.held > self.limits.budget {
+            let holed = self.table.oldest(Class::Holed);
+            let incomplete = self.table.oldest(Class::Incomplete);
+            let stalest = [holed, incomplete]
+                .into_iter()
+                .flatten()
+                .min_by_key(|(_, since)| *since);
+            let Some((id, _)) = stalest else {
+                return;
+            };
+            self.give_up(id, Incomplete::Budget, sink);
+        }
+    }
+
+    fn make_room(&mut self, sink: &mut impl FnMut(Captured)) {
+        while self.table.len() >= self.limits.connections {
+            let Some((id, _)) = Class::ALL.into_iter().find_map(|c| self.table.oldest(c)) else {
+                return;
+            };
+            self.edge.count(EdgeEvent::Forgotten, 1);
+            self.remove(id, Incomplete::Budget, sink);
+        }
+    }
+}
+
+fn captured(key: Key, message: Message) -> Captured {
+    Captured {
+        captured_ns: message.captured_ns,
+        client: key.client,
+        server: key.server,
+        source: Source::Wire,
+        head: message.head,
+        body: message.body,
+        trailers: message.trailers,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Segments that arrived ahead of their turn.
+//!
+//! What enters: bytes with their place in the stream. What leaves: the same bytes in order, each place once; of
+//! differing copies the one that came first. What may be lost: nothing; the owner bounds the bytes.
+
+use std::collections::BTreeMap;
+
+/// What an entry costs besides its bytes: its node in the tree, its allocation's header.
+const OVERHEAD: usize = 96;
+
+/// A run of bytes.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) bytes: Box<[u8]>,
+    /// When it arrived, unix nanoseconds.
+    pub(super) at_ns: u64,
+    /// A request certainly begins at its first byte.
+    pub(super) request_begins: bool,
+}
+
+/// Runs by their place in the stream; no two overlap.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    runs: BTreeMap<u64, Run>,
+    held: usize,
+}
+
+impl Pending {
+    /// Adds the parts of `bytes` whose place isn't taken.
+    pub(super) fn insert(&mut self, start: u64, bytes: &[u8], at_ns: u64, request_begins: bool) {
+        let end = start + bytes.len() as u64;
+        let mut at = match self.runs.range(..=start).next_back() {
+            Some((place, run)) => start.max(place + run.bytes.len() as u64),
+            None => start,
+        };
+        while at < end {
+            let (free_until, next) = match self.runs.range(at..end).next() {
+                Some((place, run)) => (*place, place + run.bytes.len() as u64),
+                None => (end, end),
+            };
+            if at < free_until {
+                let part = &bytes[(at - start) as usize..(free_until - start) as usize];
+                self.held += part.len() + OVERHEAD;
+                let run = Run {
+                    bytes: part.into(),
+                    at_ns,
+                    request_begins: request_begins && at == start,
+                };
+                self.runs.insert(at, run);
+            }
+            at = next;
+        }
+    }
+
+    /// Where the first run begins.
+    pub(super) fn first_place(&self) -> Option<u64> {
+        self.runs.first_key_value().map(|(place, _)| *place)
+    }
+
+    /// Takes the first run out if it begins at `limit` or before.
+    pub(super) fn pop_until(&mut self, limit: u64) -> Option<(u64, Run)> {
+        let first = self.runs.first_entry()?;
+        if *first.key() > limit {
+            return None;
+        }
+        let (place, run) = first.remove_entry();
+        self.held -= run.bytes.len() + OVERHEAD;
+        Some((place, run))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Pending::default();
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_first_copy_of_each_byte_stays(
+            pieces in prop::collection::vec((0_u64..60, 1_usize..20), 1..30),
+        ) {
+            let mut pending = Pending::default();
+            let mut expected: BTreeMap<u64, u8> = BTreeMap::new();
+            for (n, (start, len)) in pieces.iter().enumerate() {
+                pending.insert(*start, &vec![n as u8; *len], 0, false);
+                for place in *start..*start + *len as u64 {
+                    expected.entry(place).or_insert(n as u8);
+                }
+            }
+            let mut found = BTreeMap::new();
+            while let Some((place, run)) = pending.pop_until(u64::MAX) {
+                for (n, byte) in run.bytes.iter().enumerate() {
+                    prop_assert!(found.insert(place + n as u64, *byte).is_none());
+                }
+            }
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(pending.held(), 0);
+        }
+    }
+}

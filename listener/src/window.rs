@@ -1,0 +1,387 @@
+//! The resend window: what was captured and is not settled yet.
+//!
+//! What enters: captured requests, each of which gets the next sequence number of the epoch. What leaves: parcels
+//! for the stream that is open, first those whose stream broke, then new ones, both in order. What may be lost:
+//! when the window is full in bytes or in exchanges, a new request is refused and its caller counts it; what is in
+//! the window is never dropped by it. No I/O and no clock: time is handed in.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use reprise_proto::Parcel;
+use reprise_traffic::exchange::Captured;
+use reprise_traffic::{Epoch, Exchange, ExchangeId};
+
+/// Bounds of a window, or a stream's credit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of unsettled exchanges, their bookkeeping included.
+    pub bytes: usize,
+    /// Unsettled exchanges.
+    pub exchanges: usize,
+}
+
+/// One stream to one relay, of the many in a listener's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+#[derive(Debug)]
+struct Slot {
+    /// `None` once settled.
+    exchange: Option<Arc<Exchange>>,
+    stream: Option<StreamId>,
+    first_sent: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Outstanding {
+    credit: Room,
+    used: Room,
+}
+
+/// Unsettled exchanges of one epoch, in order of sequence.
+#[derive(Debug)]
+pub struct Window {
+    epoch: Arc<Epoch>,
+    limit: Room,
+    used: Room,
+    /// Sequence number of the first slot; all below are settled.
+    base: u64,
+    slots: VecDeque<Slot>,
+    /// Sent on a stream that is gone.
+    lost: BTreeSet<u64>,
+    /// The next that was never sent.
+    fresh: u64,
+    streams: HashMap<StreamId, Outstanding>,
+}
+
+/// Settled slots are kept until all before them are settled: so many times the exchange limit at most.
+const SPAN: usize = 8;
+
+impl Window {
+    /// An empty window of that epoch.
+    pub fn new(epoch: Arc<Epoch>, limit: Room) -> Window {
+        Window {
+            epoch,
+            limit,
+            used: Room { bytes: 0, exchanges: 0 },
+            base: 0,
+            slots: VecDeque::new(),
+            lost: BTreeSet::new(),
+            fresh: 0,
+            streams: HashMap::new(),
+        }
+    }
+
+    /// Takes a captured request in.
+    ///
+    /// # Errors
+    /// Gives it back when there is no room for it.
+    pub fn admit(&mut self, request: Captured) -> Result<(), Captured> {
+        let size = request.size();
+        let full = self.used.exchanges >= self.limit.exchanges
+            || self.used.bytes + size > self.limit.bytes
+            || self.slots.len() >= self.limit.exchanges.saturating_mul(SPAN);
+        if full {
+            return Err(request);
+        }
+        let sequence = self.base + self.slots.len() as u64;
+        let id = ExchangeId { epoch: self.epoch.clone(), sequence };
+        self.used.bytes += size;
+        self.used.exchanges += 1;
+        self.slots.push_back(Slot {
+            exchange: Some(Arc::new(Exchange { id, request })),
+            stream: None,
+            first_sent: None,
+        });
+        Ok(())
+    }
+
+    /// Opens a stream with the credit that its relay granted.
+    pub fn open(&mut self, stream: StreamId, credit: Room) {
+        let used = Room { bytes: 0, exchanges: 0 };
+        self.streams.insert(stream, Outstanding { credit, used });
+    }
+
+    /// The next parcels for a stream, at most `most`, within its credit. A parcel larger than all the credit goes
+    /// alone.
+    pub fn take(&mut self, stream: StreamId, most: Room, now: Instant) -> Vec<Parcel> {
+        let Some(mut outstanding) = self.streams.get(&stream).copied() else {
+            return Vec::new();
+        };
+        let mut parcels: Vec<Parcel> = Vec::new();
+        let mut bytes = 0;
+        while parcels.len() < most.exchanges && bytes < most.bytes {
+            let end = self.base + self.slots.len() as u64;
+            let next = self.lost.first().copied().or((self.fresh < end).then_some(self.fresh));
+            let Some(sequence) = next else { break };
+            let slot = &mut self.slots[(sequence - self.base) as usize];
+            let Some(exchange) = &slot.exchange else {
+                // Settled by the answer of another stream while it waited to be sent again.
+                self.lost.remove(&sequence);
+                self.fresh = self.fresh.max(sequence + 1);
+                continue;
+            };
+            let size = exchange.request.size();
+            let (used, credit) = (outstanding.used, outstanding.credit);
+            let no_credit = used.exchanges >= credit.exchanges || used.bytes + size > credit.bytes;
+            if no_credit && used.exchanges > 0 {
+                break;
+            }
+            parcels.push(Parcel {
+                exchange: exchange.clone(),
+                target: None,
+                resent: slot.first_sent.map(|at| now.duration_since(at)),
+            });
+            slot.first_sent.get_or_insert(now);
+            slot.stream = Some(stream);
+            outstanding.used.bytes += size;
+            outstanding.used.exchanges += 1;
+            bytes += size;
+            if !self.lost.remove(&sequence) {
+                self.fresh = sequence + 1;
+            }
+        }
+        self.streams.insert(stream, outstanding);
+        parcels
+    }
+
+    /// An exchange ended. False where it had ended before, or never was.
+    pub fn settle(&mut self, sequence: u64) -> bool {
+        let Some(slot) = sequence
+            .checked_sub(self.base)
+            .and_then(|index| self.slots.get_mut(usize::try_from(index).ok()?))
+        else {
+            return false;
+        };
+        // What was never sent can't have ended: a confused relay must not make us forget it.
+        if slot.first_sent.is_none() {
+            return false;
+        }
+        let Some(exchange) = slot.exchange.take() else {
+            return false;
+        };
+        let size = exchange.request.size();
+        self.used.bytes -= size;
+        self.used.exchanges -= 1;
+        if let Some(outstanding) = slot.stream.take().and_then(|s| self.streams.get_mut(&s)) {
+            outstanding.used.bytes -= size;
+            outstanding.used.exchanges -= 1;
+        }
+        self.lost.remove(&sequence);
+        while self.slots.front().is_some_and(|slot| slot.exchange.is_none()) {
+            self.slots.pop_front();
+            self.base += 1;
+        }
+        self.fresh = self.fresh.max(self.base);
+        true
+    }
+
+    /// A stream is gone: what was on it and isn't settled goes first on the next. Returns how many those are.
+    pub fn close(&mut self, stream: StreamId) -> usize {
+        if self.streams.remove(&stream).is_none() {
+            return 0;
+        }
+        let mut lost = 0;
+        for (sequence, slot) in (self.base..).zip(&mut self.slots) {
+            if slot.stream == Some(stream) {
+                slot.stream = None;
+                self.lost.insert(sequence);
+                lost += 1;
+            }
+        }
+        lost
+    }
+
+    /// Every sequence number below this one is settled.
+    pub fn settled_below(&self) -> u64 {
+        self.base
+    }
+
+    /// Exchanges that are not settled.
+    pub fn unsettled(&self) -> usize {
+        self.used.exchanges
+    }
+
+    /// Bytes and exchanges in use.
+    pub fn used(&self) -> Room {
+        self.used
+    }
+
+    /// What is on a stream and not settled.
+    pub fn outstanding(&self, stream: StreamId) -> usize {
+        self.streams.get(&stream).map_or(0, |outstanding| outstanding.used.exchanges)
+    }
+
+    /// True where something waits to be sent.
+    pub fn has_waiting(&self) -> bool {
+        !self.lost.is_empty() || self.fresh < self.base + self.slots.len() as u64
+    }
+
+    /// Empties the window at the end of a life: how many were never sent, and how many were sent and not settled.
+    pub fn give_up(&mut self) -> (u64, u64) {
+        let left = self.slots.drain(..).filter(|slot| slot.exchange.is_some());
+        let (sent, unsent): (Vec<Slot>, Vec<Slot>) =
+            left.partition(|slot| slot.first_sent.is_some());
+        self.used = Room { bytes: 0, exchanges: 0 };
+        self.lost.clear();
+        self.streams.clear();
+        (unsent.len() as u64, sent.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use reprise_traffic::{Head, Source};
+
+    use super::*;
+
+    fn request(body: usize) -> Captured {
+        Captured {
+            captured_ns: 0,
+            client: "10.0.0.2:1".parse().unwrap(),
+            server: "10.0.0.1:80".parse().unwrap(),
+            source: Source::Wire,
+            head: Head::parse(Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n")).unwrap(),
+            body: Bytes::from(vec![0; body]),
+            trailers: Bytes::new(),
+        }
+    }
+
+    const MANY: Room = Room { bytes: usize::MAX, exchanges: usize::MAX };
+
+    fn window(exchanges: usize) -> Window {
+        let limit = Room { bytes: 1 << 20, exchanges };
+        Window::new(Arc::new(Epoch::new("l", 1)), limit)
+    }
+
+    fn sequences(parcels: &[Parcel]) -> Vec<u64> {
+        parcels.iter().map(|parcel| parcel.exchange.id.sequence).collect()
+    }
+
+    #[test]
+    fn a_full_window_refuses_and_recovers() {
+        let mut window = window(2);
+        assert!(window.admit(request(0)).is_ok() && window.admit(request(0)).is_ok());
+        assert!(window.admit(request(0)).is_err());
+        window.open(StreamId(1), MANY);
+        window.take(StreamId(1), MANY, Instant::now());
+        assert!(window.settle(1));
+        assert!(window.admit(request(0)).is_ok());
+        assert!(window.admit(request(0)).is_err());
+        assert!(window.settle(0));
+        assert_eq!(window.settled_below(), 2);
+        assert!(window.admit(request(2 << 20)).is_err());
+    }
+
+    #[test]
+    fn a_broken_stream_is_sent_again_first_and_marked() {
+        let mut window = window(10);
+        let now = Instant::now();
+        for _ in 0..3 {
+            window.admit(request(0)).unwrap();
+        }
+        window.open(StreamId(1), MANY);
+        let two = Room { exchanges: 2, ..MANY };
+        assert_eq!(sequences(&window.take(StreamId(1), two, now)), [0, 1]);
+        assert!(window.settle(0));
+        assert_eq!(window.close(StreamId(1)), 1);
+        window.open(StreamId(2), MANY);
+        let parcels = window.take(StreamId(2), MANY, now);
+        assert_eq!(sequences(&parcels), [1, 2]);
+        assert!(parcels[0].resent.is_some() && parcels[1].resent.is_none());
+        // The late answer of the first stream and that of the second count once.
+        assert!(window.settle(1) && !window.settle(1));
+    }
+
+    #[test]
+    fn credit_bounds_what_is_outstanding_but_a_giant_goes_alone() {
+        let mut window = window(10);
+        let now = Instant::now();
+        for body in [0, 0, 5000] {
+            window.admit(request(body)).unwrap();
+        }
+        window.open(StreamId(1), Room { bytes: 2000, exchanges: 2 });
+        assert_eq!(sequences(&window.take(StreamId(1), MANY, now)), [0, 1]);
+        assert!(window.take(StreamId(1), MANY, now).is_empty());
+        window.settle(0);
+        assert!(window.take(StreamId(1), MANY, now).is_empty());
+        window.settle(1);
+        assert_eq!(sequences(&window.take(StreamId(1), MANY, now)), [2]);
+    }
+
+    #[test]
+    fn what_was_never_sent_cannot_be_settled() {
+        let mut window = window(10);
+        window.admit(request(0)).unwrap();
+        assert!(!window.settle(0) && !window.settle(77));
+        assert_eq!(window.unsettled(), 1);
+        assert_eq!(window.give_up(), (1, 0));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Admit,
+        Take,
+        Settle(u8),
+        Break,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => Just(Step::Admit),
+            2 => Just(Step::Take),
+            3 => any::<u8>().prop_map(Step::Settle),
+            1 => Just(Step::Break),
+        ]
+    }
+
+    proptest! {
+        /// Whatever breaks and however answers come: every admitted exchange is settled exactly once.
+        #[test]
+        fn every_exchange_is_settled_once(steps in prop::collection::vec(step(), 1..200)) {
+            let mut window = window(20);
+            let now = Instant::now();
+            let mut stream = StreamId(0);
+            window.open(stream, MANY);
+            let mut admitted = 0_u64;
+            let mut settled: BTreeMap<u64, u32> = BTreeMap::new();
+            let mut sent: Vec<u64> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Admit => admitted += u64::from(window.admit(request(1)).is_ok()),
+                    Step::Take => sent.extend(sequences(&window.take(stream, MANY, now))),
+                    Step::Settle(n) if !sent.is_empty() => {
+                        let sequence = sent[n as usize % sent.len()];
+                        if window.settle(sequence) {
+                            *settled.entry(sequence).or_default() += 1;
+                        }
+                    }
+                    Step::Settle(_) => {}
+                    Step::Break => {
+                        window.close(stream);
+                        stream = StreamId(stream.0 + 1);
+                        window.open(stream, MANY);
+                    }
+                }
+                prop_assert_eq!(window.unsettled() as u64 + settled.len() as u64, admitted);
+            }
+            window.close(stream);
+            stream = StreamId(stream.0 + 1);
+            window.open(stream, MANY);
+            for sequence in sequences(&window.take(stream, MANY, now)) {
+                prop_assert!(window.settle(sequence));
+                *settled.entry(sequence).or_default() += 1;
+            }
+            prop_assert_eq!(settled.len() as u64, admitted);
+            prop_assert!(settled.values().all(|n| *n == 1));
+            prop_assert_eq!(window.settled_below(), admitted);
+            prop_assert_eq!(window.used(), Room { bytes: 0, exchanges: 0 });
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The messages of a delivery stream as values.
+//!
+//! What enters: checked fields only; the generated types end in this crate. What may be lost: nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reprise_traffic::{Disposition, Epoch, Exchange, ExchangeId, Target, TargetName};
+
+/// The sender's first message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Its member name.
+    pub node: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// The taker's first message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// Its member name.
+    pub node: String,
+    /// Its version.
+    pub version: String,
+    /// Tells one life of the taker from the next.
+    pub incarnation: u64,
+    /// Unsettled exchanges that the sender may have outstanding on this stream.
+    pub window_exchanges: u64,
+    /// Their bytes; a single larger exchange may be outstanding alone.
+    pub window_bytes: u64,
+}
+
+/// An exchange on its way.
+#[derive(Debug, Clone)]
+pub struct Parcel {
+    /// Shared, never copied within a process.
+    pub exchange: Arc<Exchange>,
+    /// The one target that it is for; `None` between listener and relay.
+    pub target: Option<TargetName>,
+    /// Set where an earlier copy may have reached the other side or one of its peers: the time since that copy.
+    pub resent: Option<Duration>,
+}
+
+/// Parcels that travel together.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Counts up from 1 on each stream.
+    pub id: u64,
+    /// For each epoch in the batch: all below this sequence number is settled and will not come again.
+    pub settled_below: Vec<(Arc<Epoch>, u64)>,
+    /// In the order in which they are to be sent.
+    pub parcels: Vec<Parcel>,
+}
+
+/// How an exchange ended, for each target that it was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// Which exchange.
+    pub id: ExchangeId,
+    /// Its end for each target.
+    pub outcomes: Vec<(TargetName, Disposition)>,
+}
+
+/// One exchange's way to one target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Delivery {
+    /// Which exchange.
+    pub id: ExchangeId,
+    /// To which target.
+    pub target: TargetName,
+}
+
+/// From the side that has exchanges.
+#[derive(Debug, Clone)]
+pub enum Downstream {
+    /// Exchanges.
+    Batch(Batch),
+    /// The documents of the targets whose parcels follow.
+    Targets(Vec<Arc<Target>>),
+}
+
+/// From the side that takes them.
+#[derive(Debug, Clone)]
+pub enum Upstream {
+    /// The taker has custody of this batch.
+    Accepted(u64),
+    /// Exchanges that ended.
+    Settled(Vec<Settlement>),
+    /// Certainly not delivered; to be taken elsewhere.
+    Returned(Vec<Delivery>),
+    /// The taker is leaving, for this reason.
+    GoAway(String),
+}
+
+/// Why a stream ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The connection broke.
+    #[error("connection lost: {0}")]
+    Lost(String),
+    /// The other side said something that is not in the protocol.
+    #[error("protocol error: {0}")]
+    Protocol(String),
+}

@@ -1,0 +1,107 @@
+//! Serves one listener's stream.
+//!
+//! What enters: its batches. What leaves: `accepted` for each batch in custody, and settlements as exchanges end.
+//! What may be lost: nothing; when the stream breaks the listener has everything that was not settled, and what
+//! is under way goes on to its target, where a second copy will be recognised.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use reprise_proto::{Downstream, Inlet, LinkError, Upstream};
+use reprise_traffic::Epoch;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::custody::Custody;
+use crate::route::Router;
+use crate::watermarks::Watermarks;
+
+/// Serves a listener until it closes its side and has all its answers. `leaving` asks it to go elsewhere.
+pub(crate) async fn serve(
+    inlet: Inlet,
+    custody: Arc<Custody>,
+    router: Arc<Router>,
+    watermarks: Watermarks,
+    leaving: CancellationToken,
+) {
+    let Inlet { hello, peer, down, up } = inlet;
+    info!(listener = hello.node, version = hello.version, peer, "listener connected");
+    let input_ended = CancellationToken::new();
+    let answers = tokio::spawn(answer(custody.clone(), up.clone(), input_ended.clone(), leaving));
+    match take(down, &custody, &router, &watermarks, up).await {
+        Ok(()) => info!(listener = hello.node, "listener closed its stream"),
+        Err(error) => {
+            let outstanding = custody.outstanding();
+            warn!(listener = hello.node, outstanding, "lost a listener: {error}");
+            answers.abort();
+            return;
+        }
+    }
+    input_ended.cancel();
+    if let Err(error) = answers.await {
+        warn!(listener = hello.node, %error, "the writer of a listener's answers failed");
+    }
+}
+
+async fn take(
+    mut down: mpsc::Receiver<Result<Downstream, LinkError>>,
+    custody: &Arc<Custody>,
+    router: &Router,
+    watermarks: &Watermarks,
+    up: mpsc::Sender<Upstream>,
+) -> Result<(), LinkError> {
+    let mut epochs: HashSet<Arc<Epoch>> = HashSet::new();
+    let end = loop {
+        let batch = match down.recv().await {
+            None => break Ok(()),
+            Some(Err(error)) => break Err(error),
+            Some(Ok(Downstream::Targets(_))) => {
+                debug!("a listener sent targets, which a relay has from elsewhere");
+                continue;
+            }
+            Some(Ok(Downstream::Batch(batch))) => batch,
+        };
+        watermarks.raise(&batch.settled_below);
+        epochs.extend(batch.settled_below.iter().map(|(epoch, _)| epoch.clone()));
+        for parcel in batch.parcels {
+            router.route(custody, parcel).await;
+        }
+        if up.send(Upstream::Accepted(batch.id)).await.is_err() {
+            break Err(LinkError::Lost("the listener reads no answers".to_owned()));
+        }
+    };
+    watermarks.forget(epochs.iter());
+    end
+}
+
+async fn answer(
+    custody: Arc<Custody>,
+    up: mpsc::Sender<Upstream>,
+    input_ended: CancellationToken,
+    leaving: CancellationToken,
+) {
+    let mut told = false;
+    loop {
+        let settlements = custody.settlements();
+        if !settlements.is_empty() {
+            if up.send(Upstream::Settled(settlements)).await.is_err() {
+                return;
+            }
+            continue;
+        }
+        if input_ended.is_cancelled() && custody.outstanding() == 0 {
+            return;
+        }
+        tokio::select! {
+            () = custody.changed.notified() => {}
+            () = input_ended.cancelled(), if !input_ended.is_cancelled() => {}
+            () = leaving.cancelled(), if !told => {
+                told = true;
+                if up.send(Upstream::GoAway("the relay is stopping".to_owned())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

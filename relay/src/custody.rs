@@ -1,0 +1,240 @@
+//! What a relay owes a listener: an answer for each exchange that it took.
+//!
+//! What enters: exchanges as they are taken, and how each delivery to each target ended. What leaves: a settlement
+//! once an exchange has ended for all its targets. What may be lost: nothing; a [`Job`] that is dropped without an
+//! answer answers for itself, as our own fault. When the listener's stream is gone the answers have no reader: the
+//! listener has the exchanges still and sends them to another relay.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use reprise_proto::{Delivery, Parcel, Settlement};
+use reprise_traffic::ledger::Tally;
+use reprise_traffic::{Disposition, Exchange, ExchangeId, Fault, Target, TargetName};
+use tokio::sync::{Notify, Semaphore};
+
+/// The relay's memory for exchanges in custody, in KiB. Whoever takes more waits, and with it its listener.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    kib: Arc<Semaphore>,
+    most: u32,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: usize) -> Budget {
+        let most = u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(1);
+        Budget { kib: Arc::new(Semaphore::new(most as usize)), most }
+    }
+
+    fn cost(&self, size: usize) -> u32 {
+        // One larger than the whole budget goes alone.
+        u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX).min(self.most)
+    }
+
+    async fn take(&self, size: usize) {
+        // The semaphore is never closed.
+        if let Ok(permit) = self.kib.acquire_many(self.cost(size)).await {
+            permit.forget();
+        }
+    }
+
+    fn give_back(&self, size: usize) {
+        self.kib.add_permits(self.cost(size) as usize);
+    }
+}
+
+/// The exchanges of one listener's stream.
+#[derive(Debug)]
+pub(crate) struct Custody {
+    budget: Budget,
+    tally: Arc<Mutex<Tally>>,
+    inner: Mutex<Inner>,
+    /// Told when there are settlements to send, or none outstanding.
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    pending: HashMap<ExchangeId, Pending>,
+    settled: Vec<Settlement>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    /// Deliveries without an answer.
+    left: usize,
+    outcomes: Vec<(TargetName, Disposition)>,
+    size: usize,
+}
+
+impl Custody {
+    pub(crate) fn new(budget: Budget, tally: Arc<Mutex<Tally>>) -> Arc<Custody> {
+        Arc::new(Custody { budget, tally, inner: Mutex::default(), changed: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an exchange that is for these targets: one job each. Waits while the relay's memory is full.
+    pub(crate) async fn take(
+        self: &Arc<Custody>,
+        parcel: Parcel,
+        targets: impl ExactSizeIterator<Item = &Arc<Target>>,
+    ) -> Vec<Job> {
+        let size = parcel.exchange.request.size();
+        self.budget.take(size).await;
+        let id = parcel.exchange.id.clone();
+        let outcomes = Vec::with_capacity(targets.len());
+        let pending = Pending { left: targets.len(), outcomes, size };
+        let mut inner = self.lock();
+        if pending.left == 0 {
+            inner.settled.push(Settlement { id, outcomes: Vec::new() });
+            drop(inner);
+            self.budget.give_back(size);
+            self.changed.notify_one();
+            return Vec::new();
+        }
+        // The same exchange twice on one stream is a listener gone mad; the first copy's answers count.
+        if inner.pending.contains_key(&id) {
+            drop(inner);
+            self.budget.give_back(size);
+            return Vec::new();
+        }
+        inner.pending.insert(id, pending);
+        drop(inner);
+        let now = Instant::now();
+        targets
+            .map(|target| Job {
+                exchange: parcel.exchange.clone(),
+                target: target.clone(),
+                session: 0,
+                resent: parcel.resent,
+                since: now,
+                custody: Some(self.clone()),
+            })
+            .collect()
+    }
+
+    fn answer(&self, id: &ExchangeId, target: &TargetName, disposition: Disposition) {
+        {
+            let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            tally.add(&id.epoch, target, disposition);
+        }
+        let mut inner = self.lock();
+        let Some(pending) = inner.pending.get_mut(id) else {
+            return;
+        };
+        pending.outcomes.push((target.clone(), disposition));
+        pending.left -= 1;
+        if pending.left > 0 {
+            return;
+        }
+        if let Some((id, pending)) = inner.pending.remove_entry(id) {
+            inner.settled.push(Settlement { id, outcomes: pending.outcomes });
+            drop(inner);
+            self.budget.give_back(pending.size);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Settlements that were not taken yet.
+    pub(crate) fn settlements(&self) -> Vec<Settlement> {
+        std::mem::take(&mut self.lock().settled)
+    }
+
+    /// Exchanges without an answer for all their targets.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.lock().pending.len()
+    }
+}
+
+/// One exchange on its way to one target.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) target: Arc<Target>,
+    /// Hash of the session key.
+    pub(crate) session: u64,
+    /// An earlier copy may have reached a replayer: when the listener first sent it, so long before it came here.
+    pub(crate) resent: Option<Duration>,
+    /// When it came here.
+    pub(crate) since: Instant,
+    /// `None` once answered.
+    custody: Option<Arc<Custody>>,
+}
+
+impl Job {
+    /// Answers for good.
+    pub(crate) fn settle(mut self, disposition: Disposition) {
+        self.answer(disposition);
+    }
+
+    fn answer(&mut self, disposition: Disposition) {
+        if let Some(custody) = self.custody.take() {
+            custody.answer(&self.exchange.id, &self.target.name, disposition);
+        }
+    }
+
+    pub(crate) fn delivery(&self) -> Delivery {
+        Delivery { id: self.exchange.id.clone(), target: self.target.name.clone() }
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.exchange.request.size()
+    }
+
+    pub(crate) fn is_expired(&self) -> bool {
+        self.since.elapsed() > self.target.document.max_age
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if self.custody.is_some() {
+            self.answer(Disposition::Failed(Fault::Ours));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{parcel, target};
+
+    #[tokio::test]
+    async fn an_exchange_is_settled_when_all_its_targets_answered() {
+        let custody = Custody::new(Budget::new(1 << 20), Arc::default());
+        let targets = [target("t/a"), target("t/b")];
+        let mut jobs = custody.take(parcel(5), targets.iter()).await;
+        assert_eq!(custody.outstanding(), 1);
+        jobs.remove(0).settle(Disposition::Replayed(200));
+        assert!(custody.settlements().is_empty());
+        // A job that is forgotten answers for itself.
+        drop(jobs);
+        let settled = custody.settlements();
+        assert_eq!(settled.len(), 1);
+        assert_eq!(settled[0].id.sequence, 5);
+        assert_eq!(settled[0].outcomes[1].1, Disposition::Failed(Fault::Ours));
+        assert_eq!(custody.outstanding(), 0);
+    }
+
+    #[tokio::test]
+    async fn without_targets_it_is_settled_at_once() {
+        let custody = Custody::new(Budget::new(1 << 20), Arc::default());
+        assert!(custody.take(parcel(1), [].iter()).await.is_empty());
+        assert_eq!(custody.settlements().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_budget_makes_the_next_wait() {
+        let custody = Custody::new(Budget::new(1024), Arc::default());
+        let targets = [target("t/a")];
+        let jobs = custody.take(parcel(1), targets.iter()).await;
+        let second = custody.take(parcel(2), targets.iter());
+        assert!(tokio::time::timeout(Duration::from_secs(1), second).await.is_err());
+        drop(jobs);
+        assert_eq!(custody.take(parcel(2), targets.iter()).await.len(), 1);
+    }
+}

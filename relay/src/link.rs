@@ -1,0 +1,403 @@
+//! One replayer as the relay sees it: what waits for it, and what is with it.
+//!
+//! What enters: jobs that the ring gave to this replayer. What leaves: parcels within the replayer's credit, each
+//! target in turn so that a slow one does not hold up the others. What may be lost: when a target's lane is full
+//! the job is refused and its caller counts it; jobs that waited too long are dropped and counted. When the stream
+//! breaks, all jobs are handed back in two heaps: those never sent and those that may have arrived.
+//!
+//! No I/O: [`crate::pools`] drives it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use reprise_proto::{Delivery, Parcel, Settlement, Welcome};
+use reprise_traffic::{Disposition, DropReason, TargetName};
+use tokio::sync::Notify;
+
+use crate::custody::Job;
+
+/// How much a lane or a stream holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) bytes: usize,
+    pub(crate) jobs: usize,
+}
+
+impl Load {
+    fn add(&mut self, size: usize) {
+        self.bytes += size;
+        self.jobs += 1;
+    }
+
+    fn remove(&mut self, size: usize) {
+        self.bytes -= size;
+        self.jobs -= 1;
+    }
+}
+
+/// Why a job was not taken.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The stream is down or the replayer is leaving.
+    Down(Job),
+    /// The target's lane is full.
+    Full(Job),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Down,
+    Up,
+    /// Answers are still read, nothing more is sent.
+    Leaving,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    queue: VecDeque<Job>,
+    queued_bytes: usize,
+    sent: Load,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    incarnation: u64,
+    credit: Load,
+    sent: Load,
+    lanes: BTreeMap<TargetName, Lane>,
+    in_flight: HashMap<Delivery, Job>,
+    /// The target whose turn comes next.
+    turn: Option<TargetName>,
+}
+
+/// A replayer's queue and its jobs in flight.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) weight: u32,
+    /// Bytes that may wait for one target.
+    lane_bytes: usize,
+    state: Mutex<State>,
+    /// Told when there may be something to send.
+    pub(crate) changed: Notify,
+}
+
+/// Jobs that a broken stream hands back.
+#[derive(Debug, Default)]
+pub(crate) struct Orphans {
+    /// Never sent: certainly not delivered.
+    pub(crate) unsent: Vec<Job>,
+    /// May have been delivered.
+    pub(crate) sent: Vec<Job>,
+}
+
+impl Link {
+    pub(crate) fn new(name: String, weight: u32, lane_bytes: usize) -> Link {
+        let state = State {
+            phase: Phase::Down,
+            incarnation: 0,
+            credit: Load::default(),
+            sent: Load::default(),
+            lanes: BTreeMap::new(),
+            in_flight: HashMap::new(),
+            turn: None,
+        };
+        Link { name, weight, lane_bytes, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.lock().phase == Phase::Up
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.lock().incarnation
+    }
+
+    /// A stream is open.
+    pub(crate) fn open(&self, welcome: &Welcome) {
+        let mut state = self.lock();
+        state.phase = Phase::Up;
+        state.incarnation = welcome.incarnation;
+        state.credit = Load {
+            bytes: usize::try_from(welcome.window_bytes).unwrap_or(usize::MAX),
+            jobs: usize::try_from(welcome.window_exchanges).unwrap_or(usize::MAX),
+        };
+    }
+
+    /// The replayer takes no more; hands back what waits.
+    pub(crate) fn leave(&self) -> Vec<Job> {
+        let mut state = self.lock();
+        if state.phase == Phase::Up {
+            state.phase = Phase::Leaving;
+        }
+        let unsent = state.take_queues();
+        drop(state);
+        self.changed.notify_one();
+        unsent
+    }
+
+    /// The stream is gone; hands everything back.
+    pub(crate) fn close(&self) -> Orphans {
+        let mut state = self.lock();
+        state.phase = Phase::Down;
+        let unsent = state.take_queues();
+        state.lanes.clear();
+        state.sent = Load::default();
+        let mut sent: Vec<Job> = std::mem::take(&mut state.in_flight).into_values().collect();
+        // A session's exchanges go on in their order, wherever they go.
+        sent.sort_by_key(|job| job.exchange.id.sequence);
+        Orphans { unsent, sent }
+    }
+
+    /// Queues a job.
+    pub(crate) fn offer(&self, job: Job) -> Result<(), Refused> {
+        let mut state = self.lock();
+        if state.phase != Phase::Up {
+            return Err(Refused::Down(job));
+        }
+        let size = job.size();
+        let lane = state.lanes.entry(job.target.name.clone()).or_default();
+        if lane.queued_bytes + size > self.lane_bytes && !lane.queue.is_empty() {
+            return Err(Refused::Full(job));
+        }
+        lane.queued_bytes += size;
+        lane.queue.push_back(job);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The next parcels within the replayer's credit, and the jobs that waited too long, dropped.
+    pub(crate) fn take(&self, most: Load) -> Vec<Parcel> {
+        let mut expired = Vec::new();
+        let parcels = self.lock().take(most, &mut expired);
+        // Answered outside the lock: an answer takes the custody's.
+        for job in expired {
+            job.settle(Disposition::Dropped(DropReason::Expired));
+        }
+        parcels
+    }
+
+    /// The replayer answered.
+    pub(crate) fn settle(&self, settlements: Vec<Settlement>) {
+        let mut answered = Vec::new();
+        {
+            let mut state = self.lock();
+            for Settlement { id, outcomes } in settlements {
+                for (target, disposition) in outcomes {
+                    let delivery = Delivery { id: id.clone(), target };
+                    answered.extend(state.land(&delivery).map(|job| (job, disposition)));
+                }
+            }
+        }
+        for (job, disposition) in answered {
+            job.settle(disposition);
+        }
+        self.changed.notify_one();
+    }
+
+    /// The replayer won't deliver these, and didn't.
+    pub(crate) fn returned(&self, deliveries: &[Delivery]) -> Vec<Job> {
+        let mut state = self.lock();
+        let jobs = deliveries.iter().filter_map(|delivery| state.land(delivery)).collect();
+        drop(state);
+        self.changed.notify_one();
+        jobs
+    }
+
+    /// Jobs that wait and jobs that are with the replayer.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        let state = self.lock();
+        let waiting = state.lanes.values().map(|lane| lane.queue.len()).sum();
+        (waiting, state.in_flight.len())
+    }
+}
+
+impl State {
+    fn take_queues(&mut self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for lane in self.lanes.values_mut() {
+            lane.queued_bytes = 0;
+            jobs.extend(lane.queue.drain(..));
+        }
+        jobs
+    }
+
+    /// A job is no longer with the replayer.
+    fn land(&mut self, delivery: &Delivery) -> Option<Job> {
+        let job = self.in_flight.remove(delivery)?;
+        let size = job.size();
+        self.sent.remove(size);
+        if let Some(lane) = self.lanes.get_mut(&delivery.target) {
+            lane.sent.remove(size);
+            if lane.queue.is_empty() && lane.sent.jobs == 0 {
+                self.lanes.remove(&delivery.target);
+            }
+        }
+        Some(job)
+    }
+
+    fn take(&mut self, most: Load, expired: &mut Vec<Job>) -> Vec<Parcel> {
+        if self.phase != Phase::Up {
+            return Vec::new();
+        }
+        let mut parcels = Vec::new();
+        let mut taken = Load::default();
+        let mut idle_turns = 0;
+        while taken.bytes < most.bytes && taken.jobs < most.jobs && idle_turns < self.lanes.len() {
+            let Some(target) = self.next_turn() else { break };
+            match self.take_one(&target, expired) {
+                Some(parcel) => {
+                    taken.add(parcel.exchange.request.size());
+                    parcels.push(parcel);
+                    idle_turns = 0;
+                }
+                None => idle_turns += 1,
+            }
+        }
+        parcels
+    }
+
+    fn next_turn(&mut self) -> Option<TargetName> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let after = self.turn.take().and_then(|last| {
+            self.lanes.range((Excluded(last), Unbounded)).next().map(|(name, _)| name.clone())
+        });
+        self.turn = after.or_else(|| self.lanes.keys().next().cloned());
+        self.turn.clone()
+    }
+
+    fn take_one(&mut self, target: &TargetName, expired: &mut Vec<Job>) -> Option<Parcel> {
+        // One target alone may use the whole credit, several share it.
+        let share = self.lanes.len();
+        let lane = self.lanes.get_mut(target)?;
+        loop {
+            let job = lane.queue.front()?;
+            let size = job.size();
+            if job.is_expired() {
+                lane.queued_bytes -= size;
+                expired.extend(lane.queue.pop_front());
+                continue;
+            }
+            let fits = |used: Load, share: usize| {
+                used.jobs == 0
+                    || (used.jobs < self.credit.jobs / share
+                        && used.bytes + size <= self.credit.bytes / share)
+            };
+            if !fits(self.sent, 1) || !fits(lane.sent, share) {
+                return None;
+            }
+            let job = lane.queue.pop_front()?;
+            lane.queued_bytes -= size;
+            lane.sent.add(size);
+            self.sent.add(size);
+            let parcel = Parcel {
+                exchange: job.exchange.clone(),
+                target: Some(job.target.name.clone()),
+                resent: job.resent,
+            };
+            self.in_flight.insert(job.delivery(), job);
+            return Some(parcel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::custody::{Budget, Custody};
+    use crate::samples::{parcel, target};
+
+    const MANY: Load = Load { bytes: usize::MAX, jobs: usize::MAX };
+
+    fn link(window_exchanges: u64) -> Link {
+        let link = Link::new("r".to_owned(), 1, 100_000);
+        link.open(&Welcome {
+            node: "r".to_owned(),
+            version: String::new(),
+            incarnation: 7,
+            window_exchanges,
+            window_bytes: u64::MAX,
+        });
+        link
+    }
+
+    struct Books(Arc<Custody>);
+
+    impl Books {
+        fn new() -> Books {
+            Books(Custody::new(Budget::new(1 << 30), Arc::default()))
+        }
+
+        async fn job(&self, name: &str, sequence: u64) -> Job {
+            self.0.take(parcel(sequence), [target(name)].iter()).await.remove(0)
+        }
+
+        fn ends(&self) -> Vec<Disposition> {
+            self.0.settlements().into_iter().flat_map(|s| s.outcomes).map(|(_, d)| d).collect()
+        }
+    }
+
+    fn sequences(parcels: &[Parcel]) -> Vec<u64> {
+        parcels.iter().map(|parcel| parcel.exchange.id.sequence).collect()
+    }
+
+    #[tokio::test]
+    async fn a_slow_target_leaves_credit_to_the_others() {
+        let (link, books) = (link(10), Books::new());
+        for sequence in 0..20 {
+            link.offer(books.job("t/slow", sequence).await).unwrap();
+        }
+        link.offer(books.job("t/b", 100).await).unwrap();
+        let first = link.take(MANY);
+        assert!(sequences(&first).contains(&100), "{:?}", sequences(&first));
+        assert!(first.len() <= 10);
+        link.offer(books.job("t/b", 101).await).unwrap();
+        assert_eq!(sequences(&link.take(MANY)), [101]);
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_tells_sent_from_unsent() {
+        let (link, books) = (link(2), Books::new());
+        for sequence in 0..5 {
+            link.offer(books.job("t/a", sequence).await).unwrap();
+        }
+        assert_eq!(sequences(&link.take(MANY)), [0, 1]);
+        let id = books.job("t/a", 0).await.delivery();
+        drop(link.returned(std::slice::from_ref(&id)));
+        let orphans = link.close();
+        assert_eq!(orphans.sent.len(), 1);
+        assert_eq!(orphans.unsent.len(), 3);
+        let late = books.job("t/a", 9).await;
+        assert!(matches!(link.offer(late), Err(Refused::Down(_))));
+    }
+
+    #[tokio::test]
+    async fn a_full_lane_refuses_and_an_answer_frees_credit() {
+        let (link, books) = (link(1), Books::new());
+        let mut taken = 0;
+        let refused = loop {
+            match link.offer(books.job("t/a", taken).await) {
+                Ok(()) => taken += 1,
+                Err(refused) => break refused,
+            }
+        };
+        assert!(matches!(refused, Refused::Full(_)));
+        drop(refused);
+        books.ends();
+        assert_eq!(sequences(&link.take(MANY)), [0]);
+        assert!(link.take(MANY).is_empty());
+        let outcomes = vec![(target("t/a").name.clone(), Disposition::Replayed(204))];
+        let id = parcel(0).exchange.id.clone();
+        link.settle(vec![Settlement { id, outcomes }]);
+        assert_eq!(books.ends(), [Disposition::Replayed(204)]);
+        assert_eq!(sequences(&link.take(MANY)), [1]);
+    }
+}

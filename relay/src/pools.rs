@@ -1,0 +1,243 @@
+//! The pools of replayers: who serves, which of them a session belongs to, and where jobs go when one is lost.
+//!
+//! What enters: jobs from [`crate::route`], membership, and what the links hand back. What leaves: each job in the
+//! lane of one replayer. What may be lost: a job without any replayer waits for [`PARKED_FOR`] and is then dropped
+//! (`no_replayer`); one whose lane is full is dropped (`relay_full`). A job that may have reached its target goes
+//! to another replayer only if its method is safe; otherwise it ends as `unknown`.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use reprise_traffic::target::Split;
+use reprise_traffic::{Disposition, DropReason};
+use tracing::info;
+
+use crate::custody::Job;
+use crate::link::{Link, Refused};
+use crate::ring::Ring;
+
+/// A job waits so long for a replayer to appear.
+pub(crate) const PARKED_FOR: Duration = Duration::from_secs(10);
+
+/// Two relays may see a change of a pool so far apart: the members' lease and what it takes to notice.
+const SKEW: Duration = Duration::from_secs(10);
+
+/// Who serves a pool now.
+#[derive(Debug)]
+struct Table {
+    links: Vec<Arc<Link>>,
+    ring: Ring,
+    /// Names and lives of those who serve.
+    members: Vec<(String, u64)>,
+    /// When `members` changed last.
+    since: Instant,
+    /// All who should serve do.
+    whole: bool,
+}
+
+impl Table {
+    fn choose(&self, job: &Job) -> Option<&Arc<Link>> {
+        let index = match job.target.document.split {
+            Split::Hash => self.ring.member(job.session)?,
+            // By number, not by a counter: a relay that takes over sends a copy to where the first one went.
+            Split::RoundRobin if self.links.is_empty() => return None,
+            Split::RoundRobin => (job.exchange.id.sequence % self.links.len() as u64) as usize,
+        };
+        self.links.get(index)
+    }
+
+    /// True where an earlier copy of the job, if there is one, went to the replayer that this table gives.
+    fn agrees_with_the_past(&self, sent_before: Duration) -> bool {
+        self.whole && self.since.elapsed() > sent_before + SKEW
+    }
+}
+
+/// A member that should serve, and its link.
+#[derive(Debug, Clone)]
+pub(crate) struct Serving {
+    pub(crate) link: Arc<Link>,
+    /// Empty: all pools.
+    pub(crate) pools: Vec<String>,
+}
+
+/// All pools of the cluster.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    tables: ArcSwap<HashMap<String, Arc<Table>>>,
+    serving: Mutex<BTreeMap<String, Serving>>,
+    parked: Mutex<Parked>,
+}
+
+#[derive(Debug)]
+struct Parked {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    most: usize,
+}
+
+/// The pool's name under which members that serve all pools are found.
+const ALL: &str = "";
+
+impl Pools {
+    /// No pools yet; jobs without a replayer wait within so many bytes.
+    pub(crate) fn new(parked_bytes: usize) -> Pools {
+        let parked = Parked { jobs: VecDeque::new(), bytes: 0, most: parked_bytes };
+        Pools {
+            tables: ArcSwap::default(),
+            serving: Mutex::default(),
+            parked: Mutex::new(parked),
+        }
+    }
+
+    fn serving(&self) -> MutexGuard<'_, BTreeMap<String, Serving>> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parked(&self) -> MutexGuard<'_, Parked> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A member should serve from now on.
+    pub(crate) fn add(&self, serving: Serving) {
+        self.serving().insert(serving.link.name.clone(), serving);
+        self.rebuild();
+    }
+
+    /// A member should serve no longer; what waits for it goes to others.
+    pub(crate) fn remove(&self, link: &Arc<Link>) {
+        let mut serving = self.serving();
+        if serving.get(&link.name).is_some_and(|known| Arc::ptr_eq(&known.link, link)) {
+            serving.remove(&link.name);
+        }
+        drop(serving);
+        self.rebuild();
+        self.send_all(link.leave());
+    }
+
+    /// Puts each job into the lane of its replayer.
+    pub(crate) fn send_all(&self, jobs: Vec<Job>) {
+        for job in jobs {
+            self.send(job);
+        }
+    }
+
+    /// Puts a job into the lane of its replayer.
+    pub(crate) fn send(&self, mut job: Job) {
+        loop {
+            let tables = self.tables.load();
+            let table = tables.get(&job.target.document.pool).or_else(|| tables.get(ALL));
+            let chosen = table.and_then(|table| Some((table, table.choose(&job)?)));
+            let Some((table, link)) = chosen else {
+                return self.park(job);
+            };
+            if let Some(before) = job.resent
+                && !job.exchange.request.head.is_safe()
+                && !table.agrees_with_the_past(before + job.since.elapsed())
+            {
+                return job.settle(Disposition::Unknown);
+            }
+            match link.offer(job) {
+                Ok(()) => return,
+                Err(Refused::Full(job)) => {
+                    return job.settle(Disposition::Dropped(DropReason::RelayFull));
+                }
+                // It went down a moment ago and the table doesn't know yet.
+                Err(Refused::Down(refused)) => job = refused,
+            }
+            self.rebuild();
+        }
+    }
+
+    fn park(&self, job: Job) {
+        let mut parked = self.parked();
+        if parked.bytes + job.size() > parked.most {
+            drop(parked);
+            return job.settle(Disposition::Dropped(DropReason::NoReplayer));
+        }
+        parked.bytes += job.size();
+        parked.jobs.push_back(job);
+    }
+
+    /// Tries again to place the jobs without a replayer, and drops those that waited too long. To be called
+    /// several times a second, and when a replayer appears.
+    pub(crate) fn retry_parked(&self) {
+        let jobs = {
+            let mut parked = self.parked();
+            parked.bytes = 0;
+            std::mem::take(&mut parked.jobs)
+        };
+        for job in jobs {
+            if job.since.elapsed() > PARKED_FOR.min(job.target.document.max_age) {
+                job.settle(Disposition::Dropped(DropReason::NoReplayer));
+            } else {
+                self.send(job);
+            }
+        }
+    }
+
+    /// Brings the tables in line with who serves and whose stream is up.
+    pub(crate) fn rebuild(&self) {
+        let serving = self.serving();
+        let mut pools: BTreeMap<&str, Vec<&Arc<Link>>> = BTreeMap::new();
+        for Serving { link, pools: names } in serving.values() {
+            for name in names {
+                pools.entry(name).or_default().push(link);
+            }
+            if names.is_empty() {
+                pools.entry(ALL).or_default().push(link);
+            }
+        }
+        // Who serves all pools serves the named ones too.
+        let everywhere = pools.get(ALL).cloned().unwrap_or_default();
+        for (name, links) in &mut pools {
+            if *name != ALL {
+                links.extend(&everywhere);
+                links.sort_by(|a, b| a.name.cmp(&b.name));
+                links.dedup_by(|a, b| a.name == b.name);
+            }
+        }
+        let before = self.tables.load();
+        let tables = pools.into_iter().map(|(name, links)| {
+            let table = table_of(&links, before.get(name));
+            (name.to_owned(), table)
+        });
+        self.tables.store(Arc::new(tables.collect()));
+    }
+
+    /// True when each of these pools has a replayer.
+    pub(crate) fn serve<'a>(&self, mut pools: impl Iterator<Item = &'a str>) -> Result<(), String> {
+        let tables = self.tables.load();
+        let unserved = pools.find(|pool| {
+            let table = tables.get(*pool).or_else(|| tables.get(ALL));
+            table.is_none_or(|table| table.links.is_empty())
+        });
+        unserved.map_or(Ok(()), |pool| Err(format!("no replayer serves pool {pool:?}")))
+    }
+
+    /// Jobs that wait here or for a link, and jobs with a replayer.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        let parked = self.parked().jobs.len();
+        self.serving().values().map(|serving| serving.link.load()).fold(
+            (parked, 0),
+            |(waiting, sent), (more_waiting, more_sent)| (waiting + more_waiting, sent + more_sent),
+        )
+    }
+}
+
+fn table_of(links: &[&Arc<Link>], before: Option<&Arc<Table>>) -> Arc<Table> {
+    let up: Vec<Arc<Link>> = links.iter().filter(|l| l.is_up()).map(|l| Arc::clone(l)).collect();
+    let whole = up.len() == links.len();
+    let members: Vec<(String, u64)> =
+        up.iter().map(|link| (link.name.clone(), link.incarnation())).collect();
+    if let Some(before) = before
+        && before.members == members
+        && before.whole == whole
+    {
+        return before.clone();
+    }
+    let ring = Ring::new(up.iter().map(|link| (link.name.as_str(), link.weight)));
+    info!(serving = up.len(), members = links.len(), "pool changed");
+    Arc::new(Table { links: up, ring, members, since: Instant::now(), whole })
+}

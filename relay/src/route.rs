@@ -1,0 +1,86 @@
+//! Decides for which targets an exchange is wanted, and sends it on its ways.
+//!
+//! What enters: batches of one listener. What leaves: a job for each target that wants the exchange, and an answer
+//! at once for each that doesn't. What may be lost: what a target's rate limit refuses (`rate_limited`).
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use reprise_node::membership::Targets;
+use reprise_proto::Parcel;
+use reprise_traffic::{Decision, Disposition, DropReason, Target, TargetName};
+use tokio::sync::watch;
+
+use crate::custody::Custody;
+use crate::pools::Pools;
+
+/// The targets as they are routed by now.
+#[derive(Debug, Default)]
+struct Routes {
+    targets: Vec<Arc<Target>>,
+    limits: BTreeMap<TargetName, (NonZeroU32, Arc<DefaultDirectRateLimiter>)>,
+}
+
+impl Routes {
+    /// A limiter goes on as it was unless its rate was changed.
+    fn new(targets: &Targets, before: &Routes) -> Routes {
+        let limits = targets.values().filter_map(|target| {
+            let rate = target.document.rate_limit?.0;
+            let limiter = match before.limits.get(&target.name) {
+                Some((same, limiter)) if *same == rate => limiter.clone(),
+                _ => Arc::new(RateLimiter::direct(Quota::per_second(rate))),
+            };
+            Some((target.name.clone(), (rate, limiter)))
+        });
+        Routes { limits: limits.collect(), targets: targets.values().cloned().collect() }
+    }
+
+    fn over_limit(&self, target: &TargetName) -> bool {
+        self.limits.get(target).is_some_and(|(_, limiter)| limiter.check().is_err())
+    }
+}
+
+/// Sends exchanges to the targets that want them.
+#[derive(Debug)]
+pub(crate) struct Router {
+    routes: ArcSwap<Routes>,
+    pools: Arc<Pools>,
+}
+
+impl Router {
+    pub(crate) fn new(targets: &Targets, pools: Arc<Pools>) -> Router {
+        let routes = Routes::new(targets, &Routes::default());
+        Router { routes: ArcSwap::from_pointee(routes), pools }
+    }
+
+    /// Follows the targets until their source ends.
+    pub(crate) async fn follow(self: Arc<Router>, mut targets: watch::Receiver<Targets>) {
+        while targets.changed().await.is_ok() {
+            let routes = Routes::new(&targets.borrow_and_update(), &self.routes.load());
+            self.routes.store(Arc::new(routes));
+        }
+    }
+
+    /// Takes a parcel into custody and sends it to each target that wants it.
+    pub(crate) async fn route(&self, custody: &Arc<Custody>, parcel: Parcel) {
+        let routes = self.routes.load_full();
+        let resent = parcel.resent.is_some();
+        for mut job in custody.take(parcel, routes.targets.iter()).await {
+            match job.target.rules.decide(&job.exchange.request) {
+                Decision::Filtered => job.settle(Disposition::Filtered),
+                Decision::SampledOut => job.settle(Disposition::SampledOut),
+                // A copy of one that was let through before must not end otherwise than the first.
+                Decision::Take(_) if !resent && routes.over_limit(&job.target.name) => {
+                    job.settle(Disposition::Dropped(DropReason::RateLimited));
+                }
+                Decision::Take(session) => {
+                    job.session = session;
+                    self.pools.send(job);
+                }
+            }
+        }
+    }
+}

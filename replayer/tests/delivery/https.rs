@@ -1,0 +1,123 @@
+//! HTTPS: whom a target's document trusts, and nobody else.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use reprise_traffic::Disposition::{self, Replayed};
+use reprise_traffic::Fault;
+use reprise_traffic::target::TargetDocument;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::server::{GET, OK, POST, Server, client_of, outcome};
+
+struct Authority {
+    acceptor: TlsAcceptor,
+    pem: tempfile::NamedTempFile,
+}
+
+fn authority() -> Authority {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let mut pem = tempfile::NamedTempFile::new().unwrap();
+    pem.write_all(made.cert.pem().as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Authority {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        pem,
+    }
+}
+
+async fn server(authority: &Authority) -> Server {
+    Server::over(Some(authority.acceptor.clone()), |mut peer| async move {
+        while peer.request().await.is_some() {
+            peer.send(OK).await;
+        }
+    })
+    .await
+}
+
+fn trusting(authority: &Authority) -> impl FnOnce(&mut TargetDocument) {
+    let path = authority.pem.path().to_str().unwrap().to_owned();
+    move |document| document.ca_file = Some(path)
+}
+
+#[tokio::test]
+async fn a_ca_file_is_trusted_and_connections_are_kept() {
+    let authority = authority();
+    let server = server(&authority).await;
+    let client = client_of(
+        &format!("https://localhost:{}", server.port),
+        trusting(&authority),
+    );
+    let body = "b".repeat(3 << 20);
+    let large = format!(
+        "PUT / HTTP/1.1\r\nHost: s\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for request in [GET, POST, large.as_bytes(), GET] {
+        assert_eq!(outcome(&client, request).await, Replayed(200));
+    }
+    assert_eq!(server.connections(), 1);
+    assert!(server.requests()[2].ends_with(&body));
+    assert!(server.requests()[0].contains(&format!("Host: localhost:{}\r\n", server.port)));
+}
+
+#[tokio::test]
+async fn any_certificate_will_do_with_skip_verify() {
+    let server = server(&authority()).await;
+    let client = client_of(&format!("https://127.0.0.1:{}", server.port), |document| {
+        document.skip_verify = true;
+    });
+    assert_eq!(outcome(&client, POST).await, Replayed(200));
+}
+
+#[tokio::test]
+async fn nobody_else_gets_a_byte() {
+    let network = Disposition::Failed(Fault::Network);
+    let authority_of_server = authority();
+    let server = server(&authority_of_server).await;
+    // Another authority; the right one under another name; the system's; and a server without TLS.
+    let others = client_of(
+        &format!("https://localhost:{}", server.port),
+        trusting(&authority()),
+    );
+    assert_eq!(outcome(&others, POST).await, network);
+    let misnamed = client_of(
+        &format!("https://127.0.0.1:{}", server.port),
+        trusting(&authority_of_server),
+    );
+    assert_eq!(outcome(&misnamed, POST).await, network);
+    assert!(server.requests().is_empty());
+
+    let plain = Server::answering(OK).await;
+    let client = client_of(
+        &format!("https://localhost:{}", plain.port),
+        trusting(&authority_of_server),
+    );
+    // The plain server waits for the end of a head that never comes.
+    let client = tokio::time::timeout(std::time::Duration::from_secs(3), outcome(&client, POST));
+    assert_eq!(client.await.unwrap(), network);
+}
+
+#[tokio::test]
+async fn a_missing_ca_file_is_said_in_one_line() {
+    let mut document = TargetDocument::new("https://localhost");
+    document.ca_file = Some("/nowhere.pem".to_owned());
+    let name = reprise_traffic::TargetName::new("a/b").unwrap();
+    let target = reprise_traffic::Target::new(name, 1, document).unwrap();
+    let error = reprise_replayer::TargetClient::new(&target).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("target a/b: read ca_file /nowhere.pem: "),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1);
+}
