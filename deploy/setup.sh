@@ -40,14 +40,7 @@ there() {
 }
 
 as_root() {
-    if ((EUID == 0)); then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        echo "neither root nor sudo" >&2
-        return 1
-    fi
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
 }
 
 apt() {
@@ -78,6 +71,8 @@ done
 if ((${#missing[@]})); then
     command -v apt-get >/dev/null ||
         die "no apt here; install what these Debian packages hold: ${missing[*]}"
+    ((EUID == 0)) || command -v sudo >/dev/null ||
+        die "neither root nor sudo here; as root, run: apt-get install ${missing[*]}"
     echo "setup: installing with apt: ${missing[*]}"
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT

@@ -14,6 +14,7 @@ pub mod lifecycle;
 pub mod listen;
 pub mod log_limit;
 pub mod membership;
+pub mod metrics;
 pub mod telemetry;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use etcd_client::Client;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// For a busy machine.
@@ -58,6 +59,27 @@ impl EtcdServer {
             child.kill().ok();
             child.wait().ok();
         }
+    }
+
+    /// Makes it hang, as on a disk that doesn't answer, until it is resumed.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn hang(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Ends [`EtcdServer::hang`].
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let child = self.child.as_ref().context("etcd isn't running")?;
+        kill_process(Pid::from_child(child), signal).context("signal etcd")
     }
 
     /// Forgets all data of an etcd that was killed.

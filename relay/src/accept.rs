@@ -25,15 +25,33 @@ pub(crate) async fn serve(
     watermarks: Watermarks,
     leaving: CancellationToken,
 ) {
-    let Inlet { hello, peer, down, up } = inlet;
-    info!(listener = hello.node, version = hello.version, peer, "listener connected");
+    let Inlet {
+        hello,
+        peer,
+        down,
+        up,
+    } = inlet;
+    info!(
+        listener = hello.node,
+        version = hello.version,
+        peer,
+        "listener connected"
+    );
     let input_ended = CancellationToken::new();
-    let answers = tokio::spawn(answer(custody.clone(), up.clone(), input_ended.clone(), leaving));
+    let answers = tokio::spawn(answer(
+        custody.clone(),
+        up.clone(),
+        input_ended.clone(),
+        leaving,
+    ));
     match take(down, &custody, &router, &watermarks, up).await {
         Ok(()) => info!(listener = hello.node, "listener closed its stream"),
         Err(error) => {
             let outstanding = custody.outstanding();
-            warn!(listener = hello.node, outstanding, "lost a listener: {error}");
+            warn!(
+                listener = hello.node,
+                outstanding, "lost a listener: {error}"
+            );
             answers.abort();
             return;
         }

@@ -24,12 +24,17 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn new(bytes: usize) -> Budget {
         let most = u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(1);
-        Budget { kib: Arc::new(Semaphore::new(most as usize)), most }
+        Budget {
+            kib: Arc::new(Semaphore::new(most as usize)),
+            most,
+        }
     }
 
     fn cost(&self, size: usize) -> u32 {
         // One larger than the whole budget goes alone.
-        u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX).min(self.most)
+        u32::try_from(size.div_ceil(1024))
+            .unwrap_or(u32::MAX)
+            .min(self.most)
     }
 
     async fn take(&self, size: usize) {
@@ -70,7 +75,12 @@ struct Pending {
 
 impl Custody {
     pub(crate) fn new(budget: Budget, tally: Arc<Mutex<Tally>>) -> Arc<Custody> {
-        Arc::new(Custody { budget, tally, inner: Mutex::default(), changed: Notify::new() })
+        Arc::new(Custody {
+            budget,
+            tally,
+            inner: Mutex::default(),
+            changed: Notify::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -87,10 +97,17 @@ impl Custody {
         self.budget.take(size).await;
         let id = parcel.exchange.id.clone();
         let outcomes = Vec::with_capacity(targets.len());
-        let pending = Pending { left: targets.len(), outcomes, size };
+        let pending = Pending {
+            left: targets.len(),
+            outcomes,
+            size,
+        };
         let mut inner = self.lock();
         if pending.left == 0 {
-            inner.settled.push(Settlement { id, outcomes: Vec::new() });
+            inner.settled.push(Settlement {
+                id,
+                outcomes: Vec::new(),
+            });
             drop(inner);
             self.budget.give_back(size);
             self.changed.notify_one();
@@ -132,7 +149,10 @@ impl Custody {
             return;
         }
         if let Some((id, pending)) = inner.pending.remove_entry(id) {
-            inner.settled.push(Settlement { id, outcomes: pending.outcomes });
+            inner.settled.push(Settlement {
+                id,
+                outcomes: pending.outcomes,
+            });
             drop(inner);
             self.budget.give_back(pending.size);
             self.changed.notify_one();
@@ -178,7 +198,10 @@ impl Job {
     }
 
     pub(crate) fn delivery(&self) -> Delivery {
-        Delivery { id: self.exchange.id.clone(), target: self.target.name.clone() }
+        Delivery {
+            id: self.exchange.id.clone(),
+            target: self.target.name.clone(),
+        }
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -233,7 +256,11 @@ mod tests {
         let targets = [target("t/a")];
         let jobs = custody.take(parcel(1), targets.iter()).await;
         let second = custody.take(parcel(2), targets.iter());
-        assert!(tokio::time::timeout(Duration::from_secs(1), second).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), second)
+                .await
+                .is_err()
+        );
         drop(jobs);
         assert_eq!(custody.take(parcel(2), targets.iter()).await.len(), 1);
     }

@@ -23,7 +23,10 @@ use crate::pools::Pools;
 use crate::watermarks::Watermarks;
 
 /// A batch is sent when it is this large, or as soon as the one before it is on its way.
-const BATCH: Load = Load { bytes: 512 << 10, jobs: 1024 };
+const BATCH: Load = Load {
+    bytes: 512 << 10,
+    jobs: 1024,
+};
 
 /// How long a replayer may be gone before what it had is given up as unknown.
 const DOUBT: Duration = Duration::from_secs(3);
@@ -101,15 +104,23 @@ impl Feed {
         await_end(reader).await;
         let Orphans { unsent, sent } = self.link.close();
         self.pools.rebuild();
-        let (safe, unsafe_): (Vec<Job>, Vec<Job>) =
-            sent.into_iter().partition(|job| job.exchange.request.head.is_safe());
+        let (safe, unsafe_): (Vec<Job>, Vec<Job>) = sent
+            .into_iter()
+            .partition(|job| job.exchange.request.head.is_safe());
         if !(unsent.is_empty() && safe.is_empty() && unsafe_.is_empty()) {
             let (unsent, safe, doubtful) = (unsent.len(), safe.len(), unsafe_.len());
-            warn!(replayer = self.link.name, unsent, safe, doubtful, "replayer went with jobs");
+            warn!(
+                replayer = self.link.name,
+                unsent, safe, doubtful, "replayer went with jobs"
+            );
         }
         self.pools.send_all(safe.into_iter().map(again).collect());
         self.pools.send_all(unsent);
-        Doubtful { incarnation: welcome.incarnation, since: Instant::now(), jobs: unsafe_ }
+        Doubtful {
+            incarnation: welcome.incarnation,
+            since: Instant::now(),
+            jobs: unsafe_,
+        }
     }
 
     async fn send(
@@ -140,7 +151,11 @@ impl Feed {
             }
             id += 1;
             let settled_below = self.watermarks.of(&parcels);
-            let batch = Downstream::Batch(Batch { id, settled_below, parcels });
+            let batch = Downstream::Batch(Batch {
+                id,
+                settled_below,
+                parcels,
+            });
             tokio::select! {
                 sent = down.send(batch) => if sent.is_err() { return },
                 // What the batch held is in flight on the link, and is handed back with it.
@@ -200,7 +215,11 @@ pub(crate) struct Doubtful {
 
 impl Default for Doubtful {
     fn default() -> Doubtful {
-        Doubtful { incarnation: 0, since: Instant::now(), jobs: Vec::new() }
+        Doubtful {
+            incarnation: 0,
+            since: Instant::now(),
+            jobs: Vec::new(),
+        }
     }
 }
 

@@ -103,7 +103,13 @@ impl Link {
             in_flight: HashMap::new(),
             turn: None,
         };
-        Link { name, weight, lane_bytes, state: Mutex::new(state), changed: Notify::new() }
+        Link {
+            name,
+            weight,
+            lane_bytes,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -190,7 +196,10 @@ impl Link {
             let mut state = self.lock();
             for Settlement { id, outcomes } in settlements {
                 for (target, disposition) in outcomes {
-                    let delivery = Delivery { id: id.clone(), target };
+                    let delivery = Delivery {
+                        id: id.clone(),
+                        target,
+                    };
                     answered.extend(state.land(&delivery).map(|job| (job, disposition)));
                 }
             }
@@ -204,7 +213,10 @@ impl Link {
     /// The replayer won't deliver these, and didn't.
     pub(crate) fn returned(&self, deliveries: &[Delivery]) -> Vec<Job> {
         let mut state = self.lock();
-        let jobs = deliveries.iter().filter_map(|delivery| state.land(delivery)).collect();
+        let jobs = deliveries
+            .iter()
+            .filter_map(|delivery| state.land(delivery))
+            .collect();
         drop(state);
         self.changed.notify_one();
         jobs
@@ -250,7 +262,9 @@ impl State {
         let mut taken = Load::default();
         let mut idle_turns = 0;
         while taken.bytes < most.bytes && taken.jobs < most.jobs && idle_turns < self.lanes.len() {
-            let Some(target) = self.next_turn() else { break };
+            let Some(target) = self.next_turn() else {
+                break;
+            };
             match self.take_one(&target, expired) {
                 Some(parcel) => {
                     taken.add(parcel.exchange.request.size());
@@ -266,7 +280,10 @@ impl State {
     fn next_turn(&mut self) -> Option<TargetName> {
         use std::ops::Bound::{Excluded, Unbounded};
         let after = self.turn.take().and_then(|last| {
-            self.lanes.range((Excluded(last), Unbounded)).next().map(|(name, _)| name.clone())
+            self.lanes
+                .range((Excluded(last), Unbounded))
+                .next()
+                .map(|(name, _)| name.clone())
         });
         self.turn = after.or_else(|| self.lanes.keys().next().cloned());
         self.turn.clone()
@@ -315,7 +332,10 @@ mod tests {
     use crate::custody::{Budget, Custody};
     use crate::samples::{parcel, target};
 
-    const MANY: Load = Load { bytes: usize::MAX, jobs: usize::MAX };
+    const MANY: Load = Load {
+        bytes: usize::MAX,
+        jobs: usize::MAX,
+    };
 
     fn link(window_exchanges: u64) -> Link {
         let link = Link::new("r".to_owned(), 1, 100_000);
@@ -337,16 +357,27 @@ mod tests {
         }
 
         async fn job(&self, name: &str, sequence: u64) -> Job {
-            self.0.take(parcel(sequence), [target(name)].iter()).await.remove(0)
+            self.0
+                .take(parcel(sequence), [target(name)].iter())
+                .await
+                .remove(0)
         }
 
         fn ends(&self) -> Vec<Disposition> {
-            self.0.settlements().into_iter().flat_map(|s| s.outcomes).map(|(_, d)| d).collect()
+            self.0
+                .settlements()
+                .into_iter()
+                .flat_map(|s| s.outcomes)
+                .map(|(_, d)| d)
+                .collect()
         }
     }
 
     fn sequences(parcels: &[Parcel]) -> Vec<u64> {
-        parcels.iter().map(|parcel| parcel.exchange.id.sequence).collect()
+        parcels
+            .iter()
+            .map(|parcel| parcel.exchange.id.sequence)
+            .collect()
     }
 
     #[tokio::test]

@@ -83,7 +83,11 @@ const ALL: &str = "";
 impl Pools {
     /// No pools yet; jobs without a replayer wait within so many bytes.
     pub(crate) fn new(parked_bytes: usize) -> Pools {
-        let parked = Parked { jobs: VecDeque::new(), bytes: 0, most: parked_bytes };
+        let parked = Parked {
+            jobs: VecDeque::new(),
+            bytes: 0,
+            most: parked_bytes,
+        };
         Pools {
             tables: ArcSwap::default(),
             serving: Mutex::default(),
@@ -108,7 +112,10 @@ impl Pools {
     /// A member should serve no longer; what waits for it goes to others.
     pub(crate) fn remove(&self, link: &Arc<Link>) {
         let mut serving = self.serving();
-        if serving.get(&link.name).is_some_and(|known| Arc::ptr_eq(&known.link, link)) {
+        if serving
+            .get(&link.name)
+            .is_some_and(|known| Arc::ptr_eq(&known.link, link))
+        {
             serving.remove(&link.name);
         }
         drop(serving);
@@ -127,7 +134,9 @@ impl Pools {
     pub(crate) fn send(&self, mut job: Job) {
         loop {
             let tables = self.tables.load();
-            let table = tables.get(&job.target.document.pool).or_else(|| tables.get(ALL));
+            let table = tables
+                .get(&job.target.document.pool)
+                .or_else(|| tables.get(ALL));
             let chosen = table.and_then(|table| Some((table, table.choose(&job)?)));
             let Some((table, link)) = chosen else {
                 return self.park(job);
@@ -213,24 +222,34 @@ impl Pools {
             let table = tables.get(*pool).or_else(|| tables.get(ALL));
             table.is_none_or(|table| table.links.is_empty())
         });
-        unserved.map_or(Ok(()), |pool| Err(format!("no replayer serves pool {pool:?}")))
+        unserved.map_or(Ok(()), |pool| {
+            Err(format!("no replayer serves pool {pool:?}"))
+        })
     }
 
     /// Jobs that wait here or for a link, and jobs with a replayer.
     pub(crate) fn load(&self) -> (usize, usize) {
         let parked = self.parked().jobs.len();
-        self.serving().values().map(|serving| serving.link.load()).fold(
-            (parked, 0),
-            |(waiting, sent), (more_waiting, more_sent)| (waiting + more_waiting, sent + more_sent),
-        )
+        self.serving()
+            .values()
+            .map(|serving| serving.link.load())
+            .fold((parked, 0), |(waiting, sent), (more_waiting, more_sent)| {
+                (waiting + more_waiting, sent + more_sent)
+            })
     }
 }
 
 fn table_of(links: &[&Arc<Link>], before: Option<&Arc<Table>>) -> Arc<Table> {
-    let up: Vec<Arc<Link>> = links.iter().filter(|l| l.is_up()).map(|l| Arc::clone(l)).collect();
+    let up: Vec<Arc<Link>> = links
+        .iter()
+        .filter(|l| l.is_up())
+        .map(|l| Arc::clone(l))
+        .collect();
     let whole = up.len() == links.len();
-    let members: Vec<(String, u64)> =
-        up.iter().map(|link| (link.name.clone(), link.incarnation())).collect();
+    let members: Vec<(String, u64)> = up
+        .iter()
+        .map(|link| (link.name.clone(), link.incarnation()))
+        .collect();
     if let Some(before) = before
         && before.members == members
         && before.whole == whole
@@ -239,5 +258,11 @@ fn table_of(links: &[&Arc<Link>], before: Option<&Arc<Table>>) -> Arc<Table> {
     }
     let ring = Ring::new(up.iter().map(|link| (link.name.as_str(), link.weight)));
     info!(serving = up.len(), members = links.len(), "pool changed");
-    Arc::new(Table { links: up, ring, members, since: Instant::now(), whole })
+    Arc::new(Table {
+        links: up,
+        ring,
+        members,
+        since: Instant::now(),
+        whole,
+    })
 }

@@ -31,7 +31,9 @@ impl Ring {
             .map(|(index, (name, weight))| Walk::new(index as u16, name, weight))
             .collect();
         let Some(heaviest) = walks.iter().map(|walk| walk.weight).max() else {
-            return Ring { entries: Vec::new() };
+            return Ring {
+                entries: Vec::new(),
+            };
         };
         const FREE: u16 = u16::MAX;
         let mut entries = vec![FREE; TABLE];
@@ -104,7 +106,11 @@ mod tests {
     use super::*;
 
     fn ring(members: &[(String, u32)]) -> Ring {
-        Ring::new(members.iter().map(|(name, weight)| (name.as_str(), *weight)))
+        Ring::new(
+            members
+                .iter()
+                .map(|(name, weight)| (name.as_str(), *weight)),
+        )
     }
 
     fn members(n: usize) -> Vec<(String, u32)> {

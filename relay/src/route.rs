@@ -35,11 +35,16 @@ impl Routes {
             };
             Some((target.name.clone(), (rate, limiter)))
         });
-        Routes { limits: limits.collect(), targets: targets.values().cloned().collect() }
+        Routes {
+            limits: limits.collect(),
+            targets: targets.values().cloned().collect(),
+        }
     }
 
     fn over_limit(&self, target: &TargetName) -> bool {
-        self.limits.get(target).is_some_and(|(_, limiter)| limiter.check().is_err())
+        self.limits
+            .get(target)
+            .is_some_and(|(_, limiter)| limiter.check().is_err())
     }
 }
 
@@ -53,7 +58,10 @@ pub(crate) struct Router {
 impl Router {
     pub(crate) fn new(targets: &Targets, pools: Arc<Pools>) -> Router {
         let routes = Routes::new(targets, &Routes::default());
-        Router { routes: ArcSwap::from_pointee(routes), pools }
+        Router {
+            routes: ArcSwap::from_pointee(routes),
+            pools,
+        }
     }
 
     /// Follows the targets until their source ends.

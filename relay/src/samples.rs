@@ -8,7 +8,6 @@ use reprise_traffic::{
     Epoch, Exchange, ExchangeId, Head, Source, Target, TargetDocument, TargetName,
 };
 
-
 pub(crate) fn target(name: &str) -> Arc<Target> {
     let document = TargetDocument::new("http://127.0.0.1:1");
     Arc::new(Target::new(TargetName::new(name).unwrap(), 1, document).unwrap())
@@ -20,7 +19,10 @@ pub(crate) fn parcel(sequence: u64) -> Parcel {
 
 pub(crate) fn request(method: &str, sequence: u64) -> Parcel {
     let exchange = Exchange {
-        id: ExchangeId { epoch: Arc::new(Epoch::new("web", 1)), sequence },
+        id: ExchangeId {
+            epoch: Arc::new(Epoch::new("web", 1)),
+            sequence,
+        },
         request: Captured {
             captured_ns: 0,
             client: ([10, 0, 0, 2], 1000 + sequence as u16).into(),
@@ -31,5 +33,9 @@ pub(crate) fn request(method: &str, sequence: u64) -> Parcel {
             trailers: Default::default(),
         },
     };
-    Parcel { exchange: Arc::new(exchange), target: None, resent: None }
+    Parcel {
+        exchange: Arc::new(exchange),
+        target: None,
+        resent: None,
+    }
 }

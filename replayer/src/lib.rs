@@ -1,4 +1,16 @@
-//! Sends its share of the traffic to the targets.
+//! The replayer: sends its share of the traffic to the targets.
+//!
+//! What enters: parcels from relays ([`take`]); what came before is recognised ([`dedup`]). Each target has a runner
+//! that keeps sessions in order ([`runner`], [`sessions`]) and a client that sends a request as it was captured
+//! ([`client`], [`rewrite`], [`connection`], [`response`]). What leaves: requests, and an answer to the relay for
+//! each parcel ([`outbox`]). What may be lost: nothing unsaid; an unsafe request is sent at most once, and where its
+//! end is not known it ends as `unknown`.
+
+mod dedup;
+mod take;
+
+mod runner;
+mod sessions;
 
 mod client;
 mod connection;
@@ -9,5 +21,108 @@ mod response;
 mod rewrite;
 mod tls;
 
+mod outbox;
+
+pub mod config;
+mod metrics;
+mod run;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use reprise_proto::Inlet;
+use reprise_traffic::ledger::{LedgerReport, Tally};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
 pub use client::{ClientError, Delivery, TargetClient};
+pub use config::Config;
+pub use run::run;
 pub use tls::TlsError;
+
+use crate::metrics::Latencies;
+use crate::take::Desk;
+
+/// Between two looks for listeners that have been silent.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// A running replayer.
+pub struct Replayer {
+    node: String,
+    desk: Arc<Desk>,
+    tally: Arc<Mutex<Tally>>,
+    leaving: CancellationToken,
+    stopped: CancellationToken,
+    relays: TaskTracker,
+}
+
+impl Replayer {
+    /// Starts a replayer; relays come by [`Replayer::accept`]. Of each target so many bytes may wait.
+    pub fn start(node: String, queue_bytes: usize, registry: &mut Registry) -> Replayer {
+        let tally: Arc<Mutex<Tally>> = Arc::default();
+        let leaving = CancellationToken::new();
+        let latencies = Latencies::register(registry);
+        let desk = Arc::new(Desk::new(
+            tally.clone(),
+            latencies,
+            queue_bytes,
+            leaving.clone(),
+        ));
+        let stopped = CancellationToken::new();
+        let forgetful = desk.clone();
+        tokio::spawn(stopped.clone().run_until_cancelled_owned(async move {
+            let mut ticks = tokio::time::interval(FORGET_EVERY);
+            loop {
+                ticks.tick().await;
+                forgetful.forget_silent();
+            }
+        }));
+        Replayer {
+            node,
+            desk,
+            tally,
+            leaving,
+            stopped,
+            relays: TaskTracker::new(),
+        }
+    }
+
+    /// Serves a relay's stream.
+    pub fn accept(&self, inlet: Inlet) {
+        self.relays.spawn(self.desk.clone().serve(inlet));
+    }
+
+    /// What passed through this replayer, by listener epoch and target.
+    pub fn ledger(&self) -> impl Fn() -> LedgerReport + Send + Sync + 'static {
+        let (node, tally) = (self.node.clone(), self.tally.clone());
+        move || LedgerReport {
+            node: node.clone(),
+            role: "replayer".to_owned(),
+            epochs: tally
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .reports(),
+        }
+    }
+
+    /// Gives back what comes from now on, and waits until all that was taken has ended.
+    pub async fn drain(self, patience: Duration) {
+        self.leaving.cancel();
+        self.relays.close();
+        let (under_way, waiting) = self.desk.load();
+        info!(relays = self.relays.len(), under_way, waiting, "draining");
+        if tokio::time::timeout(patience, self.relays.wait())
+            .await
+            .is_err()
+        {
+            let (under_way, waiting) = self.desk.load();
+            warn!(
+                under_way,
+                waiting, "not all ended in time; what waited was not sent"
+            );
+        }
+        self.stopped.cancel();
+    }
+}

@@ -291,8 +291,6 @@ fn cut() -> impl Strategy<Value = Cut> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 400 } else { 20_000 }))]
-
     #[test]
     fn any_cutting_order_and_repetition_gives_the_same_requests(
         requests in prop::collection::vec(request(), 1..8),

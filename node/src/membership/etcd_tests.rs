@@ -171,6 +171,38 @@ async fn etcd_killed_and_restarted() {
 }
 
 #[tokio::test]
+async fn etcd_hangs_for_longer_than_a_lease() {
+    let Some(server) = EtcdServer::start().await.unwrap() else {
+        return;
+    };
+    let (etcd, health) = connect(&server).await;
+    let registration = etcd.register(Role::Relay, "r", member("h:1", 1));
+    held(&registration).await;
+    let mut relays = etcd.watch_members(Role::Relay).await.unwrap();
+    let mut seen = relays.clone();
+    let never_empty = tokio::spawn(async move {
+        while seen.changed().await.is_ok() {
+            assert!(!seen.borrow_and_update().is_empty());
+        }
+    });
+    server.hang().unwrap();
+    let hung = Instant::now();
+    let mut is_held = registration.held();
+    until(&mut is_held, "the loss", |held| !*held).await;
+    assert!(hung.elapsed() < TTL, "{:?}", hung.elapsed());
+    tokio::time::sleep_until(hung + TTL + TTL / 2).await;
+    assert!(!health.readiness().conditions["etcd"].ok);
+    // Its first act is to remove what ran out meanwhile.
+    server.resume().unwrap();
+    held(&registration).await;
+    let other = etcd.register(Role::Relay, "other", member("h:2", 1));
+    until(&mut relays, "both", |all| ids(all) == ["other", "r"]).await;
+    assert!(!never_empty.is_finished());
+    never_empty.abort();
+    other.leave().await;
+}
+
+#[tokio::test]
 async fn etcd_loses_its_data() {
     let Some(mut server) = EtcdServer::start().await.unwrap() else {
         return;

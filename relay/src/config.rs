@@ -1,0 +1,58 @@
+//! A relay's settings: names, defaults and their meaning, for the configuration file and the flags.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reprise_node::ListenAddress;
+use reprise_node::config::{ByteSize, duration};
+use serde::{Deserialize, Serialize};
+
+/// Where listeners find a relay by default.
+pub const PORT: u16 = 28400;
+
+/// Where people and probes find a relay's admin port by default.
+pub const ADMIN_PORT: u16 = 28491;
+
+/// A relay's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Member name; by default made of host name and port.
+    pub id: Option<String>,
+    /// Where listeners connect.
+    pub listen: ListenAddress,
+    /// `HOST:PORT` that listeners should use, where it isn't the address bound.
+    pub advertise: Option<String>,
+    /// Metrics, health and ledger.
+    pub admin: ListenAddress,
+    /// etcd's endpoints, `http://HOST:PORT`: members and targets come from there.
+    pub etcd: Vec<String>,
+    /// Replayers, `HOST:PORT`, in a cluster without etcd.
+    pub replayer: Vec<String>,
+    /// File of targets, watched, in a cluster without etcd.
+    pub targets: Option<PathBuf>,
+    /// Memory for exchanges in custody; when it is full, listeners wait and shed.
+    pub memory: ByteSize,
+    /// Unsettled bytes that one listener may have here.
+    pub listener_window: ByteSize,
+    /// How long a stopping relay waits for what is under way.
+    #[serde(with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            id: None,
+            listen: ListenAddress::any(PORT),
+            advertise: None,
+            admin: ListenAddress::loopback(ADMIN_PORT),
+            etcd: Vec::new(),
+            replayer: Vec::new(),
+            targets: None,
+            memory: ByteSize::mib(512),
+            listener_window: ByteSize::mib(64),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

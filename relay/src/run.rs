@@ -1,0 +1,152 @@
+//! A relay as a process: what it reads at start, where it can be reached, how it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use prometheus_client::registry::Registry;
+use reprise_node::admin::{self, Admin};
+use reprise_node::membership::{
+    Etcd, EtcdSettings, Member, Members, Registration, Role, Targets, fixed_members,
+    watch_targets_file,
+};
+use reprise_node::{Health, identity, listen, metrics};
+use reprise_proto::Welcome;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{Config, Parts, Relay, Replayers};
+
+/// Unsettled exchanges that one listener may have here; their bytes are the bound that counts.
+const WINDOW_EXCHANGES: u64 = 1 << 16;
+
+/// Runs a relay until `stop` is cancelled, then drains it.
+///
+/// # Errors
+/// One line, when something that it needs at start can't be had.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let health = Health::new();
+    let cluster = Cluster::join(&config, &health).await?;
+    let socket = config.listen.bind("relay", "--listen")?;
+    let bound = socket.local_addr().context("read the address bound")?;
+    let id = match &config.id {
+        Some(id) => identity::check_id(id).map_err(anyhow::Error::msg)?,
+        None => identity::default_id("relay", bound.port()),
+    };
+    let relay = Relay::start(Parts {
+        node: id.clone(),
+        targets: cluster.targets,
+        replayers: Replayers::Network(cluster.replayers),
+        memory: config.memory.as_usize(),
+        health: health.clone(),
+    });
+    let ledger = Arc::new(relay.ledger());
+    let mut registry = Registry::default();
+    metrics::register_ledger(&mut registry, ledger.clone());
+    let admin = Admin {
+        node: id.clone(),
+        role: "relay",
+        registry: Arc::new(registry),
+        health,
+        ledger,
+    };
+    let (admin, _serving) = admin::serve(&config.admin, admin)?;
+    let mut member = Member::new(
+        config
+            .advertise
+            .unwrap_or_else(|| listen::advertised(bound)),
+    );
+    member.admin = Some(listen::advertised(admin));
+    let welcome = Welcome {
+        node: id.clone(),
+        version: identity::VERSION.to_owned(),
+        incarnation: member.incarnation,
+        window_exchanges: WINDOW_EXCHANGES,
+        window_bytes: config.listener_window.0,
+    };
+    let serving = CancellationToken::new();
+    let mut inlets = reprise_proto::serve(socket, welcome, serving.clone());
+    let registration: Option<Registration> = cluster
+        .etcd
+        .map(|etcd| etcd.register(Role::Relay, &id, member));
+    info!(id, listen = %bound, %admin, "relay ready");
+
+    loop {
+        tokio::select! {
+            inlet = inlets.recv() => match inlet {
+                Some(inlet) => relay.accept(inlet),
+                None => bail!("the delivery server ended"),
+            },
+            () = stop.cancelled() => break,
+        }
+    }
+    let started = Instant::now();
+    if let Some(registration) = registration {
+        registration.leave().await;
+    }
+    // A listener that chose this relay a moment ago is let in, and told to go elsewhere.
+    while let Ok(inlet) = inlets.try_recv() {
+        relay.accept(inlet);
+    }
+    let ledger = relay.ledger();
+    relay
+        .drain(config.drain_timeout.saturating_sub(started.elapsed()))
+        .await;
+    serving.cancel();
+    let settled: u64 = ledger()
+        .epochs
+        .iter()
+        .flat_map(|e| e.targets.values())
+        .map(|a| a.total())
+        .sum();
+    info!(id, settled, "relay stopped: flushed {settled} deliveries");
+    // Lets the last answers leave the sockets.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    Ok(())
+}
+
+/// What a relay knows of the others.
+struct Cluster {
+    etcd: Option<Etcd>,
+    targets: watch::Receiver<Targets>,
+    replayers: watch::Receiver<Members>,
+}
+
+impl Cluster {
+    async fn join(config: &Config, health: &Health) -> anyhow::Result<Cluster> {
+        if !config.etcd.is_empty() {
+            if !config.replayer.is_empty() || config.targets.is_some() {
+                bail!(
+                    "with --etcd the replayers and targets come from etcd: leave out --replayer and --targets"
+                );
+            }
+            let settings = EtcdSettings {
+                endpoints: config.etcd.clone(),
+            };
+            let etcd = Etcd::connect(&settings, health.clone()).await?;
+            return Ok(Cluster {
+                targets: etcd.watch_targets().await?,
+                replayers: etcd.watch_members(Role::Replayer).await?,
+                etcd: Some(etcd),
+            });
+        }
+        let (Some(file), false) = (&config.targets, config.replayer.is_empty()) else {
+            bail!("a relay needs --etcd URL, or --replayer HOST:PORT and --targets FILE");
+        };
+        let members = config.replayer.iter().map(|address| {
+            (
+                address.clone(),
+                Member {
+                    incarnation: 0,
+                    ..Member::new(address.clone())
+                },
+            )
+        });
+        Ok(Cluster {
+            etcd: None,
+            targets: watch_targets_file(file)?,
+            replayers: fixed_members(members),
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! The answers to one relay.
+//!
+//! What enters: how its parcels ended, from whichever task. What leaves: settlements and returns, as many at a time
+//! as have come together. What may be lost: answers to a relay that is gone, whose successor asks again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use reprise_proto::{Delivery, Settlement, Upstream};
+use reprise_traffic::Disposition;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Answers that wait to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Parcels that were taken and have no answer yet.
+    owed: usize,
+    settled: Vec<Settlement>,
+    returned: Vec<Delivery>,
+}
+
+/// An answer that is owed for one parcel.
+#[derive(Debug)]
+pub(crate) struct Reply(Option<Arc<Outbox>>);
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A parcel was taken: its answer is owed.
+    pub(crate) fn owe(self: &Arc<Outbox>) -> Reply {
+        self.lock().owed += 1;
+        Reply(Some(self.clone()))
+    }
+
+    /// Sends answers until `input_ended` is cancelled and none is owed. `leaving` asks the relay to send no more.
+    pub(crate) async fn send(
+        self: Arc<Outbox>,
+        up: mpsc::Sender<Upstream>,
+        input_ended: CancellationToken,
+        leaving: CancellationToken,
+    ) {
+        let mut told = false;
+        loop {
+            let (settled, returned, owed) = {
+                let mut inner = self.lock();
+                let settled = std::mem::take(&mut inner.settled);
+                (settled, std::mem::take(&mut inner.returned), inner.owed)
+            };
+            let none = settled.is_empty() && returned.is_empty();
+            if !settled.is_empty() && up.send(Upstream::Settled(settled)).await.is_err() {
+                return;
+            }
+            if !returned.is_empty() && up.send(Upstream::Returned(returned)).await.is_err() {
+                return;
+            }
+            if !none {
+                continue;
+            }
+            if owed == 0 && input_ended.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = input_ended.cancelled(), if !input_ended.is_cancelled() => {}
+                () = leaving.cancelled(), if !told => {
+                    told = true;
+                    let reason = "the replayer is stopping".to_owned();
+                    if up.send(Upstream::GoAway(reason)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Reply {
+    /// The parcel ended.
+    pub(crate) fn settle(mut self, delivery: &Delivery, disposition: Disposition) {
+        let outcomes = vec![(delivery.target.clone(), disposition)];
+        let settlement = Settlement {
+            id: delivery.id.clone(),
+            outcomes,
+        };
+        self.answer(|inner| inner.settled.push(settlement));
+    }
+
+    /// The parcel was not attempted, and won't be.
+    pub(crate) fn give_back(mut self, delivery: Delivery) {
+        self.answer(|inner| inner.returned.push(delivery));
+    }
+
+    fn answer(&mut self, put: impl FnOnce(&mut Inner)) {
+        if let Some(outbox) = self.0.take() {
+            let mut inner = outbox.lock();
+            inner.owed -= 1;
+            put(&mut inner);
+            drop(inner);
+            outbox.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Reply {
+    /// A reply that is forgotten would keep the relay waiting for ever; its task failed, and said so.
+    fn drop(&mut self) {
+        self.answer(|_| {});
+    }
+}

@@ -1,0 +1,105 @@
+//! A replayer as a process: what it reads at start, where it can be reached, how it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use prometheus_client::registry::Registry;
+use reprise_node::admin::{self, Admin};
+use reprise_node::membership::{Etcd, EtcdSettings, Member, Role};
+use reprise_node::{Health, identity, listen, metrics};
+use reprise_proto::Welcome;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{Config, Replayer};
+
+/// Unsettled exchanges that one relay may have here; their bytes are the bound that counts.
+const WINDOW_EXCHANGES: u64 = 1 << 16;
+
+/// Runs a replayer until `stop` is cancelled, then drains it.
+///
+/// # Errors
+/// One line, when something that it needs at start can't be had.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let health = Health::new();
+    let etcd = match config.etcd.is_empty() {
+        true => None,
+        false => {
+            let settings = EtcdSettings {
+                endpoints: config.etcd.clone(),
+            };
+            Some(Etcd::connect(&settings, health.clone()).await?)
+        }
+    };
+    let socket = config.listen.bind("replayer", "--listen")?;
+    let bound = socket.local_addr().context("read the address bound")?;
+    let id = match &config.id {
+        Some(id) => identity::check_id(id).map_err(anyhow::Error::msg)?,
+        None => identity::default_id("replayer", bound.port()),
+    };
+    let mut registry = Registry::default();
+    let replayer = Replayer::start(id.clone(), config.memory.as_usize(), &mut registry);
+    let ledger = Arc::new(replayer.ledger());
+    metrics::register_ledger(&mut registry, ledger.clone());
+    let admin = Admin {
+        node: id.clone(),
+        role: "replayer",
+        registry: Arc::new(registry),
+        health,
+        ledger,
+    };
+    let (admin, _serving) = admin::serve(&config.admin, admin)?;
+    let mut member = Member::new(
+        config
+            .advertise
+            .unwrap_or_else(|| listen::advertised(bound)),
+    );
+    member.admin = Some(listen::advertised(admin));
+    member.pools = config.pool;
+    member.weight = config.weight;
+    let welcome = Welcome {
+        node: id.clone(),
+        version: identity::VERSION.to_owned(),
+        incarnation: member.incarnation,
+        window_exchanges: WINDOW_EXCHANGES,
+        window_bytes: config.memory.0,
+    };
+    let serving = CancellationToken::new();
+    let mut inlets = reprise_proto::serve(socket, welcome, serving.clone());
+    let registration = etcd.map(|etcd| etcd.register(Role::Replayer, &id, member));
+    info!(id, listen = %bound, %admin, "replayer ready");
+
+    loop {
+        tokio::select! {
+            inlet = inlets.recv() => match inlet {
+                Some(inlet) => replayer.accept(inlet),
+                None => bail!("the delivery server ended"),
+            },
+            () = stop.cancelled() => break,
+        }
+    }
+    let started = Instant::now();
+    if let Some(registration) = registration {
+        registration.leave().await;
+    }
+    // A relay that found this replayer a moment ago is let in, and told to go elsewhere.
+    while let Ok(inlet) = inlets.try_recv() {
+        replayer.accept(inlet);
+    }
+    let ledger = replayer.ledger();
+    replayer
+        .drain(config.drain_timeout.saturating_sub(started.elapsed()))
+        .await;
+    serving.cancel();
+    let ended: u64 = ledger()
+        .epochs
+        .iter()
+        .flat_map(|e| e.targets.values())
+        .map(|a| a.total())
+        .sum();
+    info!(id, ended, "replayer stopped: flushed {ended} deliveries");
+    // Lets the last answers leave the sockets.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    Ok(())
+}
