@@ -24,6 +24,8 @@ pub struct Intake {
     inner: Mutex<Inner>,
     /// Told when there is something to send, or room to send it.
     changed: Notify,
+    /// Told when nothing is left to settle.
+    emptied: Notify,
 }
 
 #[derive(Debug)]
@@ -39,7 +41,7 @@ impl Intake {
         let window = Window::new(epoch.clone(), limit);
         let books = Books::new(epoch.clone());
         let inner = Mutex::new(Inner { window, books });
-        Intake { epoch, edge, inner, changed: Notify::new() }
+        Intake { epoch, edge, inner, changed: Notify::new(), emptied: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -88,6 +90,9 @@ impl Intake {
                 inner.books.settle(&settlement.outcomes);
             }
         }
+        if inner.window.unsettled() == 0 {
+            self.emptied.notify_waiters();
+        }
         drop(inner);
         self.changed.notify_one();
     }
@@ -104,9 +109,15 @@ impl Intake {
         self.lock().window.outstanding(stream)
     }
 
-    /// True when all that was captured is settled.
-    pub fn is_settled(&self) -> bool {
-        self.lock().window.unsettled() == 0
+    /// Waits until all that was captured is settled.
+    pub async fn settled(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.lock().window.unsettled() == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// Bytes and exchanges in the window.

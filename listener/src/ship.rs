@@ -8,9 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::BackoffBuilder;
 use reprise_node::membership::Members;
-use reprise_node::{Health, LogLimit};
+use reprise_node::{Backoff, Health, LogLimit};
 use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Upstream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -81,13 +80,8 @@ struct Shipper {
 impl Shipper {
     /// Tries the relays in this listener's own order until one accepts the stream.
     async fn connect(&mut self, members: &mut watch::Receiver<Members>) -> (String, Outlet) {
-        let mut backoff = backon::ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(2))
-            .with_jitter()
-            .without_max_times()
-            .build();
-        let mut complaints = LogLimit::every(Duration::from_secs(10));
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let complaints = LogLimit::every(Duration::from_secs(10));
         loop {
             self.avoid.retain(|_, since| since.elapsed() < AVOID);
             let relays = members.borrow_and_update().clone();
@@ -106,13 +100,10 @@ impl Shipper {
                 let waiting = self.intake.used().exchanges;
                 warn!(waiting, "no relay takes our exchanges, they wait: {failure}");
             }
-            let pause = backoff.next().unwrap_or(Duration::from_secs(2));
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                changed = members.changed() => if changed.is_err() {
-                    // A fixed list: it never changes.
-                    tokio::time::sleep(pause).await;
-                },
+                () = backoff.wait() => {}
+                // A fixed list never changes.
+                Ok(()) = members.changed() => {}
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use reprise_node::ListenAddress;
 use reprise_node::config::{ByteSize, duration};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,25 @@ impl Default for Config {
             memory: ByteSize::mib(512),
             listener_window: ByteSize::mib(64),
             drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what one setting alone does not show.
+    ///
+    /// # Errors
+    /// One line that says which settings don't go together.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        let without_etcd = !self.replayer.is_empty() || self.targets.is_some();
+        match (self.etcd.is_empty(), without_etcd) {
+            (false, true) => bail!(
+                "with --etcd the replayers and targets come from etcd: leave out --replayer and --targets"
+            ),
+            (true, _) if self.replayer.is_empty() || self.targets.is_none() => {
+                bail!("a relay needs --etcd URL, or --replayer HOST:PORT and --targets FILE")
+            }
+            _ => Ok(()),
         }
     }
 }

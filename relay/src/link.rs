@@ -401,8 +401,11 @@ mod tests {
             link.offer(books.job("t/a", sequence).await).unwrap();
         }
         assert_eq!(sequences(&link.take(MANY)), [0, 1]);
-        let id = books.job("t/a", 0).await.delivery();
-        drop(link.returned(std::slice::from_ref(&id)));
+        let first = Delivery {
+            id: parcel(0).exchange.id.clone(),
+            target: target("t/a").name.clone(),
+        };
+        assert_eq!(link.returned(&[first]).len(), 1);
         let orphans = link.close();
         assert_eq!(orphans.sent.len(), 1);
         assert_eq!(orphans.unsent.len(), 3);

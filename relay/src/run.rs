@@ -26,6 +26,7 @@ const WINDOW_EXCHANGES: u64 = 1 << 16;
 /// # Errors
 /// One line, when something that it needs at start can't be had.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    config.validate()?;
     let health = Health::new();
     let cluster = Cluster::join(&config, &health).await?;
     let socket = config.listen.bind("relay", "--listen")?;
@@ -131,9 +132,7 @@ impl Cluster {
                 etcd: Some(etcd),
             });
         }
-        let (Some(file), false) = (&config.targets, config.replayer.is_empty()) else {
-            bail!("a relay needs --etcd URL, or --replayer HOST:PORT and --targets FILE");
-        };
+        let file = config.targets.as_deref().context("no file of targets")?;
         let members = config.replayer.iter().map(|address| {
             (
                 address.clone(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reprise_proto::Delivery;
-use reprise_traffic::{Disposition, DropReason, Epoch, Fault, TargetName};
+use reprise_traffic::{Disposition, Epoch, Fault, TargetName};
 
 /// A window reaches so far beyond what is settled; no listener holds that many exchanges (4 bytes each here).
 const SPAN: u64 = 1 << 22;
@@ -127,9 +127,6 @@ pub(crate) const SETTLED_BEFORE: Disposition = Disposition::Unknown;
 
 /// What an exchange out of reach ends as.
 pub(crate) const OUT_OF_REACH: Disposition = Disposition::Failed(Fault::Ours);
-
-/// A parcel for which the target's queue had no room.
-pub(crate) const NO_ROOM: Disposition = Disposition::Dropped(DropReason::ReplayerFull);
 
 #[cfg(test)]
 mod tests {

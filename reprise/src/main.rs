@@ -1,1 +1,16 @@
-fn main() {}
+//! The one binary: a mode for each role, the embedded cluster, the ledger and the demo.
+//!
+//! What enters: a command line. What leaves: an exit status: 0 done, 1 failed, 2 a wrong command line.
+//! What may be lost: see the mode that was asked for.
+
+mod cli;
+mod demo;
+mod embedded;
+mod fetch;
+mod ledger;
+mod modes;
+mod table;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

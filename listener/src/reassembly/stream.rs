@@ -101,12 +101,12 @@ impl Stream {
 
     /// The hole before the pending bytes, or before the end, won't be filled.
     pub(super) fn give_up_hole(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
-        let Some(until) = self.pending.first_place().or(self.end) else {
-            return;
-        };
+        let until = self.pending.first_place().or(self.end);
         match &mut self.position {
             Position::Following(parser) => {
-                match parser.gap(until.saturating_sub(self.next), &mut context.out) {
+                let Some(until) = until else { return };
+                let missing = until.saturating_sub(self.next);
+                match parser.gap(missing, &mut context.out) {
                     AfterGap::GoesOn => {
                         self.next = until;
                         self.drain(context);
@@ -115,12 +115,12 @@ impl Stream {
                     AfterGap::Over => self.over(),
                 }
             }
-            Position::Lost { hold } => {
-                *hold = false;
+            Position::Lost { hold: true } => {
+                self.position = Position::Lost { hold: false };
                 self.pending.clear();
                 context.count(EdgeEvent::Unaligned);
             }
-            Position::Unknown | Position::Over | Position::Closed => {}
+            Position::Lost { .. } | Position::Unknown | Position::Over | Position::Closed => {}
         }
     }
 
@@ -132,8 +132,13 @@ impl Stream {
     ) {
         let early = !self.pending.is_empty();
         self.pending.clear();
-        let Position::Following(parser) = &mut self.position else {
-            return;
+        let parser = match &mut self.position {
+            Position::Following(parser) => parser,
+            Position::Lost { hold } => {
+                *hold = false;
+                return;
+            }
+            Position::Unknown | Position::Over | Position::Closed => return,
         };
         if early && !parser.is_within_request() {
             (context.out)(Event::Incomplete(cause));

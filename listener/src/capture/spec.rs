@@ -1,0 +1,238 @@
+//! What to capture, as written on a command line: `lo:8080`, `eth0:80,8080`, `:80`, `10.0.0.1:80`, `[::1]:80`.
+//!
+//! What enters: text. What leaves: a place and ports, and the kernel filter for them. What may be lost: nothing.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Where packets are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// All interfaces.
+    All,
+    /// One interface.
+    Interface(String),
+    /// Packets to an address, on all interfaces: what a host sends to itself passes `lo`, whatever the address.
+    Address(IpAddr),
+}
+
+/// What one capture takes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CaptureSpec {
+    place: Place,
+    /// In ascending order, without repetitions.
+    ports: Vec<u16>,
+}
+
+/// Why a text is no [`CaptureSpec`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], ADDRESS:PORT or :PORT")]
+pub struct SpecError {
+    text: String,
+    problem: &'static str,
+}
+
+impl CaptureSpec {
+    /// Where to look.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The servers' ports, in ascending order.
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    /// The device's name for libpcap.
+    pub(super) fn device(&self) -> &str {
+        match &self.place {
+            Place::Interface(name) => name,
+            Place::All | Place::Address(_) => "any",
+        }
+    }
+
+    /// A port that both would capture at the same place.
+    pub(super) fn overlap(&self, other: &CaptureSpec) -> Option<u16> {
+        let apart = match (&self.place, &other.place) {
+            (Place::Interface(a), Place::Interface(b)) => a != b,
+            (Place::Address(a), Place::Address(b)) => a != b,
+            // An interface shows packets to many addresses.
+            _ => false,
+        };
+        if apart {
+            return None;
+        }
+        self.ports.iter().copied().find(|p| other.ports.contains(p))
+    }
+
+    /// The kernel filter: segments from clients, with a VLAN tag too where the link type knows them.
+    pub(super) fn filter(&self, tagged: bool) -> String {
+        let ports: Vec<String> = self.ports.iter().map(|p| format!("dst port {p}")).collect();
+        let mut plain = format!("tcp and ({})", ports.join(" or "));
+        if let Place::Address(address) = &self.place {
+            plain = format!("dst host {address} and {plain}");
+        }
+        match tagged {
+            // The kernel takes the first tag off most frames; `vlan` shifts all that stands behind it.
+            true => format!("({plain}) or (vlan and {plain})"),
+            false => plain,
+        }
+    }
+}
+
+impl TryFrom<String> for CaptureSpec {
+    type Error = SpecError;
+
+    fn try_from(text: String) -> Result<CaptureSpec, SpecError> {
+        text.parse()
+    }
+}
+
+impl From<CaptureSpec> for String {
+    fn from(spec: CaptureSpec) -> String {
+        spec.to_string()
+    }
+}
+
+impl FromStr for CaptureSpec {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<CaptureSpec, SpecError> {
+        let wrong = |problem| SpecError {
+            text: text.to_owned(),
+            problem,
+        };
+        let (place, ports) = text.rsplit_once(':').ok_or(wrong("the port is missing"))?;
+        let mut ports = ports
+            .split(',')
+            .map(|port| match port.parse() {
+                Ok(0) | Err(_) => Err(wrong("a port is a number from 1 to 65535")),
+                Ok(port) => Ok(port),
+            })
+            .collect::<Result<Vec<u16>, _>>()?;
+        ports.sort_unstable();
+        ports.dedup();
+        let place = parse_place(place).map_err(wrong)?;
+        Ok(CaptureSpec { place, ports })
+    }
+}
+
+fn parse_place(text: &str) -> Result<Place, &'static str> {
+    if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+        let address: Ipv6Addr = inner.parse().map_err(|_| "no IPv6 address in brackets")?;
+        return Ok(address_place(address.into()));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return match address {
+            IpAddr::V4(_) => Ok(address_place(address)),
+            IpAddr::V6(_) => Err("an IPv6 address stands in brackets"),
+        };
+    }
+    if text.contains([':', '[', ']']) {
+        return Err("an IPv6 address stands in brackets");
+    }
+    match text {
+        "" | "any" | "*" => Ok(Place::All),
+        // IFNAMSIZ of Linux, without the NUL.
+        name if name.len() > 15 || name.contains(['/', ' ', '\t', '\0']) => {
+            Err("no interface has such a name")
+        }
+        name => Ok(Place::Interface(name.to_owned())),
+    }
+}
+
+fn address_place(address: IpAddr) -> Place {
+    match address.is_unspecified() {
+        true => Place::All,
+        false => Place::Address(address),
+    }
+}
+
+impl fmt::Display for CaptureSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::All => {}
+            Place::Interface(name) => f.write_str(name)?,
+            Place::Address(IpAddr::V4(address)) => write!(f, "{address}")?,
+            Place::Address(IpAddr::V6(address)) => write!(f, "[{address}]")?,
+        }
+        for (n, port) in self.ports.iter().enumerate() {
+            write!(f, "{}{port}", if n == 0 { ':' } else { ',' })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> CaptureSpec {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_written_again() {
+        for (text, written) in [
+            ("lo:8080", "lo:8080"),
+            ("eth0.100:8080,80,80", "eth0.100:80,8080"),
+            (":80", ":80"),
+            ("any:80", ":80"),
+            ("0.0.0.0:80", ":80"),
+            ("[::]:80", ":80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            assert_eq!(spec(text).to_string(), written);
+            assert_eq!(spec(written), spec(text));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        for (text, problem) in [
+            ("lo", "the port is missing"),
+            ("lo:", "a port is a number"),
+            ("lo:0", "a port is a number"),
+            ("lo:80,", "a port is a number"),
+            ("lo:http", "a port is a number"),
+            ("lo:65536", "a port is a number"),
+            ("::1:80", "brackets"),
+            ("[10.0.0.1]:80", "brackets"),
+            ("a/b:80", "no interface has such a name"),
+        ] {
+            let error = text.parse::<CaptureSpec>().unwrap_err().to_string();
+            assert!(error.contains(problem) && error.contains(text), "{error}");
+            assert!(!error.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn the_same_port_at_the_same_place_is_noticed() {
+        for (a, b, overlap) in [
+            ("lo:80", "lo:80,81", Some(80)),
+            ("lo:80", "eth0:80", None),
+            ("lo:80", "lo:81", None),
+            (":80", "lo:80", Some(80)),
+            ("10.0.0.1:80", "10.0.0.2:80", None),
+            ("10.0.0.1:80", "eth0:80", Some(80)),
+        ] {
+            assert_eq!(spec(a).overlap(&spec(b)), overlap, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn filters_compile_for_every_link_type() {
+        for link in [0, 1, 12, 113, 276] {
+            let dead = pcap::Capture::dead(pcap::Linktype(link)).unwrap();
+            for text in ["lo:80,8080", "10.0.0.1:80", "[::1]:80"] {
+                let filter = spec(text).filter(link == 1);
+                assert!(dead.compile(&filter, true).is_ok(), "{filter}");
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A listener's settings: names, defaults and their meaning, for the configuration file and the flags.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use reprise_node::ListenAddress;
+use reprise_node::config::{ByteSize, duration};
+use serde::{Deserialize, Serialize};
+
+use crate::capture::CaptureSpec;
+
+/// Where people and probes find a listener's admin port by default.
+pub const ADMIN_PORT: u16 = 28493;
+
+/// A listener's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Member name; by default made of host name and admin port.
+    pub id: Option<String>,
+    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `:80`.
+    pub capture: Vec<CaptureSpec>,
+    /// Where proxies send copies of requests.
+    pub mirror: Vec<ListenAddress>,
+    /// Relays, `HOST:PORT`, in a cluster without etcd.
+    pub relay: Vec<String>,
+    /// etcd's endpoints, `http://HOST:PORT`: relays come from there.
+    pub etcd: Vec<String>,
+    /// Metrics, health and ledger.
+    pub admin: ListenAddress,
+    /// Memory for captured requests that are not settled; past it new ones are dropped and counted.
+    pub memory: ByteSize,
+    /// Kernel memory for packets that wait to be read, for each capture.
+    pub ring: ByteSize,
+    /// A request larger than this is dropped whole and counted.
+    pub max_exchange: ByteSize,
+    /// How long a stopping listener waits for what is under way.
+    #[serde(with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            id: None,
+            capture: Vec::new(),
+            mirror: Vec::new(),
+            relay: Vec::new(),
+            etcd: Vec::new(),
+            admin: ListenAddress::loopback(ADMIN_PORT),
+            memory: ByteSize::mib(64),
+            ring: ByteSize::mib(64),
+            max_exchange: ByteSize::mib(32),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what one setting alone does not show.
+    ///
+    /// # Errors
+    /// One line that says which settings don't go together.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        if self.capture.is_empty() && self.mirror.is_empty() {
+            bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
+        }
+        match (self.etcd.is_empty(), self.relay.is_empty()) {
+            (true, true) => bail!("nowhere to ship to: give --etcd URL or --relay HOST:PORT"),
+            (false, false) => bail!("--etcd and --relay exclude each other"),
+            _ => Ok(()),
+        }
+    }
+}

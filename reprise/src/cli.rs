@@ -1,0 +1,136 @@
+//! The command line.
+//!
+//! What enters: arguments. What leaves: the mode that they ask for, run to its end. What may be lost: nothing; an
+//! argument that is not understood is refused.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use reprise_node::telemetry::{self, LogFormat, TelemetrySettings};
+
+use crate::demo::{self, DemoArgs};
+use crate::ledger::{self, LedgerArgs};
+use crate::modes::{self, ListenerArgs, RelayArgs, ReplayerArgs, RunArgs};
+
+/// Give staging a repeat performance of production's HTTP traffic.
+///
+/// Listeners on web hosts capture requests and stream them to relays; relays split them over replayers by consistent
+/// hashing; replayers send them to staging. `reprise run` is all of that in one process.
+#[derive(Debug, Parser)]
+#[command(name = "reprise", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    mode: Mode,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  reprise demo
+      a production web app, its staging copy and the cluster between them, for 20 seconds
+  reprise run --capture lo:8080 --to http://127.0.0.1:8081
+      replay what reaches port 8080 on this host to another server (needs CAP_NET_RAW)";
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it lives as long as the process")]
+enum Mode {
+    Run(RunArgs),
+    Listener(ListenerArgs),
+    Relay(RelayArgs),
+    Replayer(ReplayerArgs),
+    Ledger(LedgerArgs),
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// Log level (error, warn, info, debug, trace) or directives such as info,reprise_relay=debug; REPRISE_LOG counts
+    /// where it isn't given [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<String>,
+    /// How log lines on stderr look: text or json
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Flags that every long-running mode has.
+#[derive(Debug, Args)]
+pub(crate) struct FileArgs {
+    /// Read settings from this TOML file; flags override it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Check the settings and exit
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Print the settings with their defaults as TOML and exit
+    #[arg(long)]
+    pub(crate) print_default: bool,
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    reprise_node::lifecycle::abort_on_panic();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.context("start the runtime").and_then(|runtime| {
+        let outcome = runtime.block_on(run(cli));
+        // A name that is being looked up must not hold up the end.
+        runtime.shutdown_background();
+        outcome
+    });
+    outcome.unwrap_or_else(|error| {
+        eprintln!("reprise: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let role = match &cli.mode {
+        Mode::Run(_) => "run",
+        Mode::Listener(_) => "listener",
+        Mode::Relay(_) => "relay",
+        Mode::Replayer(_) => "replayer",
+        Mode::Ledger(_) => "ledger",
+        Mode::Demo(_) => "demo",
+    };
+    let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_));
+    let log = cli.log.log.or_else(|| quiet.then(|| "error".to_owned()));
+    let log_format = cli.log.log_format;
+    let settings = TelemetrySettings { role, node: None, log, log_format };
+    let telemetry = telemetry::init(&settings)?;
+    let outcome = match cli.mode {
+        Mode::Run(args) => modes::run(args).await,
+        Mode::Listener(args) => modes::listener(args).await,
+        Mode::Relay(args) => modes::relay(args).await,
+        Mode::Replayer(args) => modes::replayer(args).await,
+        Mode::Ledger(args) => ledger::run(args).await,
+        Mode::Demo(args) => demo::run(args).await,
+    };
+    telemetry.shutdown().await;
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_mode_shows_two_examples() {
+        for mode in Cli::command().get_subcommands_mut() {
+            let help = mode.render_long_help().to_string();
+            let name = mode.get_name();
+            let examples = help.matches(&format!("\n  reprise {name}")).count();
+            assert!(help.contains("Examples:") && examples >= 2, "{name}:\n{help}");
+            assert!(mode.get_about().is_some(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! All roles in one process: the same code, joined by channels instead of sockets.
+//!
+//! What enters: packets and mirrored requests on this host. What leaves: requests to the targets. What may be lost:
+//! when the memory for unsettled requests is full, new ones are dropped and counted; production never waits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use reprise_listener::ship::Relays;
+use reprise_listener::{CaptureSpec, Listener};
+use reprise_node::admin::{self, Admin};
+use reprise_node::config::ByteSize;
+use reprise_node::membership::Targets;
+use reprise_node::{Health, ListenAddress, identity, metrics};
+use reprise_proto::{Hello, Welcome, joined};
+use reprise_relay::{Relay, Replayers};
+use reprise_replayer::Replayer;
+use reprise_traffic::ledger::{EpochReport, LedgerReport};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::info;
+
+/// What an embedded cluster needs to know.
+#[derive(Debug)]
+pub(crate) struct EmbeddedConfig {
+    pub(crate) capture: Vec<CaptureSpec>,
+    pub(crate) mirror: Vec<ListenAddress>,
+    pub(crate) ring: ByteSize,
+    pub(crate) max_exchange: ByteSize,
+    pub(crate) targets: watch::Receiver<Targets>,
+    pub(crate) admin: ListenAddress,
+    pub(crate) memory: ByteSize,
+    pub(crate) drain_timeout: Duration,
+}
+
+/// A running embedded cluster.
+pub(crate) struct Embedded {
+    listener: Listener,
+    relay: Relay,
+    replayer: Replayer,
+    admin: SocketAddr,
+    serving: JoinHandle<()>,
+    drain_timeout: Duration,
+}
+
+const NODE: &str = "embedded";
+
+impl Embedded {
+    /// Starts all roles.
+    ///
+    /// # Errors
+    /// One line, when an interface, a port or the right to capture can't be had.
+    pub(crate) async fn start(config: EmbeddedConfig) -> anyhow::Result<Embedded> {
+        let health = Health::new();
+        let mut registry = Registry::default();
+        // Whatever is unsettled is in the listener's window, so its bound is the bound of all; the others share
+        // the same bytes and need none of their own.
+        let memory = config.memory.as_usize();
+
+        let replayer = Replayer::start(NODE.to_owned(), memory, &mut registry);
+        let (to_replayer, from_relay) = joined(hello(), welcome(config.memory));
+        replayer.accept(from_relay);
+
+        let relay = Relay::start(reprise_relay::Parts {
+            node: NODE.to_owned(),
+            targets: config.targets,
+            replayers: Replayers::InProcess(to_replayer),
+            memory: memory.saturating_mul(2),
+            health: health.clone(),
+        });
+        let (to_relay, from_listener) = joined(hello(), welcome(config.memory));
+        relay.accept(from_listener);
+
+        let listener = Listener::start(reprise_listener::Parts {
+            node: identity::hostname(),
+            started_ns: identity::incarnation(),
+            capture: config.capture,
+            mirror: config.mirror,
+            ring: config.ring,
+            max_exchange: config.max_exchange,
+            memory,
+            relays: Relays::InProcess(to_relay),
+            health: health.clone(),
+        })
+        .await?;
+
+        let ledger = Arc::new(listener.ledger());
+        metrics::register_ledger(&mut registry, ledger.clone());
+        let admin = Admin {
+            node: NODE.to_owned(),
+            role: "run",
+            registry: Arc::new(registry),
+            health,
+            ledger,
+        };
+        let (admin, serving) = admin::serve(&config.admin, admin)?;
+        info!(%admin, "ready");
+        let drain_timeout = config.drain_timeout;
+        Ok(Embedded { listener, relay, replayer, admin, serving, drain_timeout })
+    }
+
+    /// Where metrics, health and ledger are.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The books as they stand.
+    pub(crate) fn report(&self) -> EpochReport {
+        let LedgerReport { mut epochs, .. } = self.listener.ledger()();
+        epochs.pop().unwrap_or_default()
+    }
+
+    /// Where the mirror endpoints listen.
+    pub(crate) fn mirrors(&self) -> &[SocketAddr] {
+        self.listener.mirrors()
+    }
+
+    /// Stops capturing, waits until all that was captured is settled, and returns the closed books.
+    pub(crate) async fn drain(self) -> EpochReport {
+        let report = self.listener.drain(self.drain_timeout).await;
+        self.relay.drain(Duration::from_secs(2)).await;
+        self.replayer.drain(Duration::from_secs(2)).await;
+        self.serving.abort();
+        report
+    }
+}
+
+fn hello() -> Hello {
+    Hello { node: NODE.to_owned(), version: identity::VERSION.to_owned() }
+}
+
+fn welcome(memory: ByteSize) -> Welcome {
+    Welcome {
+        node: NODE.to_owned(),
+        version: identity::VERSION.to_owned(),
+        incarnation: 1,
+        window_exchanges: u64::MAX,
+        window_bytes: memory.0,
+    }
+}

@@ -1,0 +1,405 @@
+//! The long-running modes: their flags, and from flags and file to a running service.
+//!
+//! What enters: flags, a configuration file. What leaves: a service run until SIGTERM or Ctrl-C, and its closing
+//! summary. What may be lost: see each service.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use reprise_listener::CaptureSpec;
+use reprise_node::ListenAddress;
+use reprise_node::config::{self, ByteSize};
+use reprise_node::membership::{Targets, fixed_targets, watch_targets_file};
+use reprise_traffic::{Target, TargetDocument, TargetName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::cli::FileArgs;
+use crate::embedded::{Embedded, EmbeddedConfig};
+use crate::table;
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  reprise run --capture lo:8080 --to http://127.0.0.1:8081
+      replay GET, HEAD, OPTIONS and TRACE requests that reach port 8080 over loopback
+  reprise run --capture eth0:80,8080 --to http://staging:8080 --methods any
+      replay everything, POST included: the staging system gets production's writes
+  reprise run --mirror :28019 --targets targets.yaml
+      take copies that nginx, Envoy or HAProxy send to port 28019; targets from a watched file";
+
+/// All roles in one process, without etcd: capture here, replay to another server
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    flags: RunFlags,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct RunFlags {
+    #[command(flatten)]
+    #[serde(flatten)]
+    sources: SourceFlags,
+    /// Replay to this URL, http://HOST[:PORT] or https://…; repeat for several. They are named default/1, default/2 …
+    #[arg(long, value_name = "URL")]
+    to: Vec<String>,
+    /// Replay to the targets of this YAML file, which is watched for changes
+    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    targets: Option<PathBuf>,
+    /// With --to: methods to replay, comma-separated, or any [default: GET,HEAD,OPTIONS,TRACE]
+    #[arg(long, value_name = "METHODS", value_delimiter = ',')]
+    methods: Vec<String>,
+    /// Metrics, health and ledger [default: 127.0.0.1:28490]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<ListenAddress>,
+    /// Memory for captured requests that are not settled; past it new ones are dropped and counted [default: 512MiB]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// How long a stop waits for what is under way [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(with = "config::duration::option", skip_serializing_if = "Option::is_none")]
+    drain_timeout: Option<Duration>,
+}
+
+/// What a listener captures; the same for `run` and `listener`.
+#[derive(Debug, Args, Serialize)]
+struct SourceFlags {
+    /// Capture requests to these ports: lo:8080, eth0:80,8080, :80 (all interfaces), 10.0.0.1:80; repeatable. Needs
+    /// CAP_NET_RAW [default: none]
+    #[arg(long, value_name = "IFACE:PORTS")]
+    capture: Vec<CaptureSpec>,
+    /// Take every HTTP request that arrives here as captured, and answer it 204 at once; repeatable [default: none]
+    #[arg(long, value_name = "ADDR")]
+    mirror: Vec<ListenAddress>,
+    /// Kernel memory for packets that wait to be read, for each capture [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    ring: Option<ByteSize>,
+    /// A request larger than this is dropped whole and counted as too_large [default: 32MiB]
+    #[arg(long, value_name = "SIZE")]
+    max_exchange: Option<ByteSize>,
+}
+
+/// The settings of `reprise run`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RunConfig {
+    capture: Vec<CaptureSpec>,
+    mirror: Vec<ListenAddress>,
+    ring: ByteSize,
+    max_exchange: ByteSize,
+    to: Vec<String>,
+    targets: Option<PathBuf>,
+    methods: Vec<String>,
+    admin: ListenAddress,
+    memory: ByteSize,
+    #[serde(with = "config::duration")]
+    drain_timeout: Duration,
+}
+
+impl Default for RunConfig {
+    fn default() -> RunConfig {
+        let listener = reprise_listener::Config::default();
+        RunConfig {
+            capture: Vec::new(),
+            mirror: Vec::new(),
+            ring: listener.ring,
+            max_exchange: listener.max_exchange,
+            to: Vec::new(),
+            targets: None,
+            methods: Vec::new(),
+            admin: ListenAddress::loopback(28490),
+            memory: ByteSize::mib(512),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl RunConfig {
+    fn targets(&self) -> anyhow::Result<watch::Receiver<Targets>> {
+        match (&self.targets, self.to.is_empty()) {
+            (Some(_), false) => bail!("--to and --targets exclude each other"),
+            (Some(_), true) if !self.methods.is_empty() => {
+                bail!("--methods goes with --to; with --targets the file says which methods")
+            }
+            (Some(file), true) => watch_targets_file(file),
+            (None, true) => bail!("nowhere to replay to: give --to URL or --targets FILE"),
+            (None, false) => {
+                let targets = self.to.iter().enumerate().map(|(n, url)| self.target(n + 1, url));
+                Ok(fixed_targets(targets.collect::<anyhow::Result<Vec<Target>>>()?))
+            }
+        }
+    }
+
+    fn target(&self, number: usize, url: &str) -> anyhow::Result<Target> {
+        let mut document = TargetDocument::new(url);
+        if !self.methods.is_empty() {
+            document.methods.clone_from(&self.methods);
+        }
+        let name = TargetName::new(&format!("default/{number}"))?;
+        Target::new(name, 1, document).context("--to")
+    }
+}
+
+pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let Some(config) = settings::<RunConfig>(&args.file, &args.flags)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let targets = config.targets()?;
+    if config.capture.is_empty() && config.mirror.is_empty() {
+        bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
+    }
+    if args.file.check {
+        return checked();
+    }
+    let stop = reprise_node::lifecycle::shutdown_signal()?;
+    let embedded = Embedded::start(EmbeddedConfig {
+        capture: config.capture,
+        mirror: config.mirror,
+        ring: config.ring,
+        max_exchange: config.max_exchange,
+        targets,
+        admin: config.admin,
+        memory: config.memory,
+        drain_timeout: config.drain_timeout,
+    })
+    .await?;
+    stop.cancelled().await;
+    let report = embedded.drain().await;
+    eprint!("{}", table::closing(&report));
+    Ok(ExitCode::SUCCESS)
+}
+
+const LISTENER_EXAMPLES: &str = "\
+Examples:
+  reprise listener --capture eth0:80,8080 --etcd http://etcd-1:2379 --etcd http://etcd-2:2379
+      capture two ports and ship to whichever relays are members of the cluster
+  reprise listener --mirror :28019 --relay relay-1:28400
+      take copies from a proxy on this host and ship to a fixed relay";
+
+/// Capture requests on a web host and ship them to a relay
+#[derive(Debug, Args)]
+#[command(after_help = LISTENER_EXAMPLES)]
+pub(crate) struct ListenerArgs {
+    #[command(flatten)]
+    flags: ListenerFlags,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct ListenerFlags {
+    #[command(flatten)]
+    #[serde(flatten)]
+    sources: SourceFlags,
+    /// Find relays in etcd at this endpoint, http://HOST:PORT; repeatable [default: none]
+    #[arg(long, value_name = "URL")]
+    etcd: Vec<String>,
+    /// Ship to this relay; repeatable; instead of --etcd [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    relay: Vec<String>,
+    /// Member name [default: HOSTNAME-listener-ADMINPORT]
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+    /// Metrics, health and ledger [default: 127.0.0.1:28493]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<ListenAddress>,
+    /// Memory for captured requests that are not settled; past it new ones are dropped and counted [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// How long a stop waits for what is under way [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(with = "config::duration::option", skip_serializing_if = "Option::is_none")]
+    drain_timeout: Option<Duration>,
+}
+
+pub(crate) async fn listener(args: ListenerArgs) -> anyhow::Result<ExitCode> {
+    let Some(config) = settings::<reprise_listener::Config>(&args.file, &args.flags)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    config.validate()?;
+    if args.file.check {
+        return checked();
+    }
+    let stop = reprise_node::lifecycle::shutdown_signal()?;
+    let report = reprise_listener::run(config, stop).await?;
+    eprint!("{}", table::closing(&report));
+    Ok(ExitCode::SUCCESS)
+}
+
+const RELAY_EXAMPLES: &str = "\
+Examples:
+  reprise relay --etcd http://etcd-1:2379
+      replayers and targets come from etcd; listeners find this relay there
+  reprise relay --replayer replayer-1:28410 --replayer replayer-2:28410 --targets targets.yaml
+      a fixed list of replayers and a watched file of targets";
+
+/// Apply the targets' rules and route each exchange to its replayer
+#[derive(Debug, Args)]
+#[command(after_help = RELAY_EXAMPLES)]
+pub(crate) struct RelayArgs {
+    #[command(flatten)]
+    flags: RelayFlags,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct RelayFlags {
+    /// Where listeners connect [default: :28400]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<ListenAddress>,
+    /// The address that listeners should use [default: the one bound, with this host's name for all addresses]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Members and targets are in etcd at this endpoint, http://HOST:PORT; repeatable [default: none]
+    #[arg(long, value_name = "URL")]
+    etcd: Vec<String>,
+    /// A replayer; repeatable; instead of --etcd [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    replayer: Vec<String>,
+    /// YAML file of targets, watched for changes; instead of --etcd [default: none]
+    #[arg(long, value_name = "FILE")]
+    targets: Option<PathBuf>,
+    /// Member name [default: HOSTNAME-relay-PORT]
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+    /// Metrics, health and ledger [default: 127.0.0.1:28491]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<ListenAddress>,
+    /// Memory for exchanges in custody; when it is full, listeners wait and shed [default: 512MiB]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// Unsettled bytes that one listener may have here [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    listener_window: Option<ByteSize>,
+    /// How long a stop waits for what is under way [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(with = "config::duration::option", skip_serializing_if = "Option::is_none")]
+    drain_timeout: Option<Duration>,
+}
+
+pub(crate) async fn relay(args: RelayArgs) -> anyhow::Result<ExitCode> {
+    let Some(config) = settings::<reprise_relay::Config>(&args.file, &args.flags)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    config.validate()?;
+    if args.file.check {
+        return checked();
+    }
+    let stop = reprise_node::lifecycle::shutdown_signal()?;
+    reprise_relay::run(config, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+const REPLAYER_EXAMPLES: &str = "\
+Examples:
+  reprise replayer --etcd http://etcd-1:2379 --pool checkout
+      serve a pool; relays find this replayer in etcd
+  reprise replayer --listen 10.0.0.7:28410
+      without etcd: name it to the relays with --replayer 10.0.0.7:28410";
+
+/// Take a share of a pool's traffic and send it to the targets
+#[derive(Debug, Args)]
+#[command(after_help = REPLAYER_EXAMPLES)]
+pub(crate) struct ReplayerArgs {
+    #[command(flatten)]
+    flags: ReplayerFlags,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct ReplayerFlags {
+    /// Where relays connect [default: :28410]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<ListenAddress>,
+    /// The address that relays should use [default: the one bound, with this host's name for all addresses]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// A pool to serve; repeatable [default: default]
+    #[arg(long, value_name = "NAME")]
+    pool: Vec<String>,
+    /// Share of a pool, relative to the other replayers' [default: 1]
+    #[arg(long, value_name = "N")]
+    weight: Option<u32>,
+    /// Register in etcd at this endpoint, http://HOST:PORT; repeatable [default: none]
+    #[arg(long, value_name = "URL")]
+    etcd: Vec<String>,
+    /// Member name [default: HOSTNAME-replayer-PORT]
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+    /// Metrics, health and ledger [default: 127.0.0.1:28492]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<ListenAddress>,
+    /// Bytes that one relay may have here unsettled, and that may wait for one target [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// How long a stop waits for what is under way [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(with = "config::duration::option", skip_serializing_if = "Option::is_none")]
+    drain_timeout: Option<Duration>,
+}
+
+pub(crate) async fn replayer(args: ReplayerArgs) -> anyhow::Result<ExitCode> {
+    let Some(config) = settings::<reprise_replayer::Config>(&args.file, &args.flags)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if args.file.check {
+        return checked();
+    }
+    let stop = reprise_node::lifecycle::shutdown_signal()?;
+    reprise_replayer::run(config, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The mode's settings; `None` where only its defaults were asked for, which are printed.
+fn settings<C>(file: &FileArgs, flags: &impl Serialize) -> anyhow::Result<Option<C>>
+where
+    C: Default + Serialize + DeserializeOwned,
+{
+    if file.print_default {
+        print!("{}", config::to_toml(&C::default())?);
+        return Ok(None);
+    }
+    config::load(file.config.as_deref(), flags).map(Some)
+}
+
+fn checked() -> anyhow::Result<ExitCode> {
+    println!("settings are good");
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, FromArgMatches};
+
+    use super::*;
+
+    /// Every default that `--help` names is the one that the settings have.
+    #[test]
+    fn help_names_the_real_defaults() {
+        check::<RunArgs, RunConfig>("run");
+        check::<ListenerArgs, reprise_listener::Config>("listener");
+        check::<RelayArgs, reprise_relay::Config>("relay");
+        check::<ReplayerArgs, reprise_replayer::Config>("replayer");
+    }
+
+    fn check<A: Args + FromArgMatches, C: Default + Serialize>(name: &'static str) {
+        let command = A::augment_args(Command::new(name));
+        let defaults = toml::Table::try_from(C::default()).unwrap();
+        for argument in command.get_arguments() {
+            let key = argument.get_id().as_str();
+            let Some(toml::Value::String(default)) = defaults.get(key) else {
+                continue;
+            };
+            let help = argument.get_help().unwrap().to_string();
+            assert!(help.contains(&format!("[default: {default}]")), "{name} --{key}: {help}");
+        }
+    }
+}
