@@ -194,6 +194,11 @@ impl RequestParser {
         self.before == Before::Rubbish
     }
 
+    /// True when a head has begun and isn't complete.
+    pub fn is_within_head(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
     /// True when a request has begun and isn't complete.
     pub fn is_within_request(&self) -> bool {
         matches!(self.state, State::Head | State::Body(_))

@@ -41,7 +41,13 @@ impl Intake {
         let window = Window::new(epoch.clone(), limit);
         let books = Books::new(epoch.clone());
         let inner = Mutex::new(Inner { window, books });
-        Intake { epoch, edge, inner, changed: Notify::new(), emptied: Notify::new() }
+        Intake {
+            epoch,
+            edge,
+            inner,
+            changed: Notify::new(),
+            emptied: Notify::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

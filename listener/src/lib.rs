@@ -32,6 +32,7 @@ use reprise_node::{Health, ListenAddress};
 use reprise_proto::Hello;
 use reprise_traffic::Epoch;
 use reprise_traffic::ledger::{EpochReport, LedgerReport};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -51,13 +52,9 @@ use crate::window::Room;
 /// Unsettled exchanges in the window; their bytes are the bound that counts.
 const WINDOW_EXCHANGES: usize = 1 << 18;
 
-/// What a listener is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// Its member name.
-    pub node: String,
-    /// Start of this life, unix nanoseconds.
-    pub started_ns: u64,
+/// What to capture.
+#[derive(Debug, Clone)]
+pub struct SourceSettings {
     /// Interfaces and ports.
     pub capture: Vec<CaptureSpec>,
     /// Where proxies send copies.
@@ -66,6 +63,56 @@ pub struct Parts {
     pub ring: ByteSize,
     /// A larger request is dropped whole.
     pub max_exchange: ByteSize,
+    /// For requests that are not complete yet.
+    pub memory: ByteSize,
+}
+
+/// Interfaces and ports that are open, and not read yet.
+pub struct Sources {
+    captures: capture::Opened,
+    mirrors: Vec<TcpListener>,
+    max_exchange: usize,
+    budget: usize,
+}
+
+impl Sources {
+    /// Opens all, so that nothing has begun when one of them can't be had.
+    ///
+    /// # Errors
+    /// One line, when an interface, a port or the right to capture can't be had.
+    pub fn open(settings: &SourceSettings) -> anyhow::Result<Sources> {
+        let max_exchange = settings.max_exchange.as_usize();
+        let budget = settings.memory.as_usize();
+        let bind = |address: &ListenAddress| address.bind("mirror", "--mirror");
+        let mirrors = settings
+            .mirror
+            .iter()
+            .map(bind)
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let limits = Limits {
+            max_exchange,
+            budget,
+            ..Limits::default()
+        };
+        let ring = settings.ring.as_usize();
+        let captures = capture::open(&settings.capture, capture::Settings { ring, limits })?;
+        Ok(Sources {
+            captures,
+            mirrors,
+            max_exchange,
+            budget,
+        })
+    }
+}
+
+/// What a listener is made of.
+pub struct Parts {
+    /// Its member name.
+    pub node: String,
+    /// Start of this life, unix nanoseconds.
+    pub started_ns: u64,
+    /// Where requests come from.
+    pub sources: Sources,
     /// Bytes of unsettled requests.
     pub memory: usize,
     /// Where to ship to.
@@ -86,29 +133,39 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens all sources, then starts to capture and to ship.
+    /// Starts to capture and to ship.
     ///
     /// # Errors
-    /// One line, when an interface, a port or the right to capture can't be had.
-    pub async fn start(parts: Parts) -> anyhow::Result<Listener> {
+    /// When the system grants no thread.
+    pub fn start(parts: Parts) -> anyhow::Result<Listener> {
         let edge = Arc::new(Edge::default());
-        let limit = Room { bytes: parts.memory, exchanges: WINDOW_EXCHANGES };
+        let limit = Room {
+            bytes: parts.memory,
+            exchanges: WINDOW_EXCHANGES,
+        };
         let epoch = Epoch::new(&parts.node, parts.started_ns);
         let intake = Arc::new(Intake::new(epoch, limit, edge.clone()));
-        let max_exchange = parts.max_exchange.as_usize();
-        let limits = Limits { max_exchange, budget: parts.memory, ..Limits::default() };
-        let settings = capture::Settings { ring: parts.ring.as_usize(), limits };
-        let opened = capture::open(&parts.capture, settings)?;
+        let sink = || {
+            let intake = intake.clone();
+            move |request| intake.offer(request)
+        };
+        let Sources {
+            captures,
+            mirrors: sockets,
+            max_exchange,
+            budget,
+        } = parts.sources;
         let mut mirrors = Vec::new();
-        for address in &parts.mirror {
-            let socket = address.bind("mirror", "--mirror")?;
-            let sink = intake.clone();
-            mirrors.push(mirror::start(socket, max_exchange, edge.clone(), move |request| {
-                sink.offer(request);
-            })?);
+        for socket in sockets {
+            let settings = mirror::Settings {
+                max_exchange,
+                budget,
+                ..mirror::Settings::default()
+            };
+            mirrors.push(mirror::start_with(socket, settings, edge.clone(), sink())?);
         }
-        let sink = intake.clone();
-        let captures = opened.start(&edge, move |request| sink.offer(request))?;
+        let mirror_addresses = mirrors.iter().map(Mirror::address).collect();
+        let captures = captures.start(&edge, sink())?;
         let hello = Hello {
             node: parts.node.clone(),
             version: reprise_node::identity::VERSION.to_owned(),
@@ -121,7 +178,6 @@ impl Listener {
             parts.health,
             stop_shipping.clone(),
         ));
-        let mirror_addresses = mirrors.iter().map(Mirror::address).collect();
         Ok(Listener {
             node: parts.node,
             intake,
@@ -160,9 +216,15 @@ impl Listener {
         }
         let waiting = self.intake.used().exchanges;
         info!(waiting, "draining");
-        if tokio::time::timeout(patience, self.intake.settled()).await.is_err() {
+        if tokio::time::timeout(patience, self.intake.settled())
+            .await
+            .is_err()
+        {
             let unsettled = self.intake.used().exchanges;
-            warn!(unsettled, "not all was settled in time: what was never sent is dropped, the rest is unknown");
+            warn!(
+                unsettled,
+                "not all was settled in time: what was never sent is dropped, the rest is unknown"
+            );
             self.intake.give_up();
         }
         self.stop_shipping.cancel();

@@ -216,7 +216,11 @@ mod tests {
             &before(b"ddddddssssss\x88\xa8\x00\x01\x81\x00\x00\x02\x08\x00"),
             b"abc",
         );
-        check(LinkType::LinuxSll, &before(b"hhhhhhhhhhhhhh\x08\x00"), b"abc");
+        check(
+            LinkType::LinuxSll,
+            &before(b"hhhhhhhhhhhhhh\x08\x00"),
+            b"abc",
+        );
         check(
             LinkType::LinuxSll,
             &before(b"hhhhhhhhhhhhhh\x81\x00\x00\x02\x08\x00"),

@@ -85,12 +85,7 @@ impl Reassembler {
     }
 
     /// Takes a segment from a client to a server, captured at `now_ns` (unix nanoseconds).
-    pub fn push(
-        &mut self,
-        segment: &Segment<'_>,
-        now_ns: u64,
-        sink: &mut impl FnMut(Captured),
-    ) {
+    pub fn push(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl FnMut(Captured)) {
         self.expire(now_ns, sink);
         if segment.missing > 0 {
             self.edge.count(EdgeEvent::Truncated, 1);

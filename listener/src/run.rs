@@ -11,25 +11,41 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::ship::Relays;
-use crate::{Config, Listener, Parts};
+use crate::{Config, Listener, Parts, SourceSettings, Sources};
 
 /// Runs a listener until `stop` is cancelled, then drains it. Returns its closed books.
 ///
 /// # Errors
 /// One line, when something that it needs at start can't be had.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<EpochReport> {
+    config.validate()?;
     let health = Health::new();
+    health.set("started", Err("starting".to_owned()));
     let id = match &config.id {
         Some(id) => identity::check_id(id).map_err(anyhow::Error::msg)?,
         None => identity::default_id("listener", config.admin.port()),
     };
+    let admin = admin::bind(&config.admin)?;
+    let admin_address = admin.address();
+    let sources = Sources::open(&SourceSettings {
+        capture: config.capture,
+        mirror: config.mirror,
+        ring: config.ring,
+        max_exchange: config.max_exchange,
+        memory: config.memory,
+    })?;
     let (etcd, relays) = match config.etcd.is_empty() {
         true => {
-            let relays = config.relay.iter().map(|address| (address.clone(), Member::new(address.clone())));
+            let relays = config
+                .relay
+                .iter()
+                .map(|address| (address.clone(), Member::new(address.clone())));
             (None, fixed_members(relays))
         }
         false => {
-            let settings = EtcdSettings { endpoints: config.etcd.clone() };
+            let settings = EtcdSettings {
+                endpoints: config.etcd.clone(),
+            };
             let etcd = Etcd::connect(&settings, health.clone()).await?;
             let relays = etcd.watch_members(Role::Relay).await?;
             (Some(etcd), relays)
@@ -39,34 +55,48 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
     let listener = Listener::start(Parts {
         node: id.clone(),
         started_ns,
-        capture: config.capture,
-        mirror: config.mirror,
-        ring: config.ring,
-        max_exchange: config.max_exchange,
+        sources,
         memory: config.memory.as_usize(),
         relays: Relays::Network(relays),
         health: health.clone(),
-    })
-    .await?;
+    })?;
     let ledger = Arc::new(listener.ledger());
     let mut registry = Registry::default();
     metrics::register_ledger(&mut registry, ledger.clone());
     let registry = Arc::new(registry);
-    let admin = Admin { node: id.clone(), role: "listener", registry, health, ledger };
-    let (admin, _serving) = admin::serve(&config.admin, admin)?;
+    let _serving = admin.serve(Admin {
+        node: id.clone(),
+        role: "listener",
+        registry,
+        health: health.clone(),
+        ledger,
+    });
     let registration = etcd.map(|etcd| {
-        let address = listen::advertised(admin);
+        let address = listen::advertised(admin_address);
         let admin = Some(address.clone());
-        let member = Member { admin, incarnation: started_ns, ..Member::new(address) };
+        let member = Member {
+            admin,
+            incarnation: started_ns,
+            ..Member::new(address)
+        };
         etcd.register(Role::Listener, &id, member)
     });
-    info!(id, %admin, mirrors = ?listener.mirrors(), "listener ready");
+    if let Some(registration) = &registration {
+        registration.seen().await;
+    }
+    health.set("started", Ok(()));
+    info!(id, admin = %admin_address, mirrors = ?listener.mirrors(), "listener ready");
 
     stop.cancelled().await;
     let report = listener.drain(config.drain_timeout).await;
     if let Some(registration) = registration {
         registration.leave().await;
     }
-    info!(id, captured = report.captured, settled = report.settled, "listener stopped");
+    info!(
+        id,
+        captured = report.captured,
+        settled = report.settled,
+        "listener stopped"
+    );
     Ok(report)
 }

@@ -20,7 +20,10 @@ use crate::intake::Intake;
 use crate::window::{Room, StreamId};
 
 /// A batch is sent when it is this large, or as soon as the one before it is on its way.
-const BATCH: Room = Room { bytes: 512 << 10, exchanges: 1024 };
+const BATCH: Room = Room {
+    bytes: 512 << 10,
+    exchanges: 1024,
+};
 
 /// A relay that said it leaves is not tried again for so long.
 const AVOID: Duration = Duration::from_secs(5);
@@ -53,7 +56,13 @@ pub(crate) async fn ship(
     health: Health,
     stop: CancellationToken,
 ) {
-    let mut shipper = Shipper { intake, hello, health, streams: 0, avoid: HashMap::new() };
+    let mut shipper = Shipper {
+        intake,
+        hello,
+        health,
+        streams: 0,
+        avoid: HashMap::new(),
+    };
     match relays {
         Relays::InProcess(outlet) => shipper.pump("in-process", outlet, &stop).await,
         Relays::Network(mut members) => {
@@ -89,7 +98,11 @@ impl Shipper {
             for name in order(&self.hello.node, relays.keys(), &self.avoid) {
                 match reprise_proto::connect(&relays[&name].address, self.hello.clone()).await {
                     Ok(outlet) => {
-                        info!(relay = name, address = relays[&name].address, "connected to relay");
+                        info!(
+                            relay = name,
+                            address = relays[&name].address,
+                            "connected to relay"
+                        );
                         return (name, outlet);
                     }
                     Err(error) => failure = error.to_string(),
@@ -98,7 +111,10 @@ impl Shipper {
             self.health.set("relay", Err(failure.clone()));
             if complaints.allow().is_some() {
                 let waiting = self.intake.used().exchanges;
-                warn!(waiting, "no relay takes our exchanges, they wait: {failure}");
+                warn!(
+                    waiting,
+                    "no relay takes our exchanges, they wait: {failure}"
+                );
             }
             tokio::select! {
                 () = backoff.wait() => {}
@@ -122,7 +138,13 @@ impl Shipper {
         );
         self.health.set("relay", Ok(()));
         let (state, mut answers) = watch::channel(StreamState::Open);
-        let reader = tokio::spawn(settle(self.intake.clone(), stream, relay.to_owned(), up, state));
+        let reader = tokio::spawn(settle(
+            self.intake.clone(),
+            stream,
+            relay.to_owned(),
+            up,
+            state,
+        ));
         self.send(stream, down, &mut answers, stop).await;
         if *answers.borrow() == StreamState::Leaving {
             self.avoid.insert(relay.to_owned(), Instant::now());
@@ -152,7 +174,11 @@ impl Shipper {
             }
             id += 1;
             let settled_below = vec![(self.intake.epoch().clone(), below)];
-            let batch = Batch { id, settled_below, parcels };
+            let batch = Batch {
+                id,
+                settled_below,
+                parcels,
+            };
             tokio::select! {
                 sent = down.send(Downstream::Batch(batch)) => if sent.is_err() { return },
                 // What the batch held is on the stream's account, and is lost or settled with it.
@@ -182,7 +208,11 @@ async fn settle(
             // Custody frees nothing here: what a relay holds in memory dies with it.
             Ok(Upstream::Accepted(_)) => {}
             Ok(Upstream::Returned(parcels)) => {
-                debug!(relay, parcels = parcels.len(), "relay returned parcels; they wait for its end");
+                debug!(
+                    relay,
+                    parcels = parcels.len(),
+                    "relay returned parcels; they wait for its end"
+                );
             }
             Err(error) => end = Some(error),
         }
@@ -212,7 +242,10 @@ fn order<'a>(
         .map(|relay| (avoid.contains_key(relay), weight(listener, relay), relay))
         .collect();
     ranked.sort_unstable_by_key(|(avoided, weight, _)| (*avoided, std::cmp::Reverse(*weight)));
-    ranked.into_iter().map(|(_, _, relay)| relay.clone()).collect()
+    ranked
+        .into_iter()
+        .map(|(_, _, relay)| relay.clone())
+        .collect()
 }
 
 fn weight(listener: &str, relay: &str) -> u64 {

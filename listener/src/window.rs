@@ -65,7 +65,10 @@ impl Window {
         Window {
             epoch,
             limit,
-            used: Room { bytes: 0, exchanges: 0 },
+            used: Room {
+                bytes: 0,
+                exchanges: 0,
+            },
             base: 0,
             slots: VecDeque::new(),
             lost: BTreeSet::new(),
@@ -87,7 +90,10 @@ impl Window {
             return Err(request);
         }
         let sequence = self.base + self.slots.len() as u64;
-        let id = ExchangeId { epoch: self.epoch.clone(), sequence };
+        let id = ExchangeId {
+            epoch: self.epoch.clone(),
+            sequence,
+        };
         self.used.bytes += size;
         self.used.exchanges += 1;
         self.slots.push_back(Slot {
@@ -100,7 +106,10 @@ impl Window {
 
     /// Opens a stream with the credit that its relay granted.
     pub fn open(&mut self, stream: StreamId, credit: Room) {
-        let used = Room { bytes: 0, exchanges: 0 };
+        let used = Room {
+            bytes: 0,
+            exchanges: 0,
+        };
         self.streams.insert(stream, Outstanding { credit, used });
     }
 
@@ -114,7 +123,11 @@ impl Window {
         let mut bytes = 0;
         while parcels.len() < most.exchanges && bytes < most.bytes {
             let end = self.base + self.slots.len() as u64;
-            let next = self.lost.first().copied().or((self.fresh < end).then_some(self.fresh));
+            let next = self
+                .lost
+                .first()
+                .copied()
+                .or((self.fresh < end).then_some(self.fresh));
             let Some(sequence) = next else { break };
             let slot = &mut self.slots[(sequence - self.base) as usize];
             let Some(exchange) = &slot.exchange else {
@@ -170,7 +183,11 @@ impl Window {
             outstanding.used.exchanges -= 1;
         }
         self.lost.remove(&sequence);
-        while self.slots.front().is_some_and(|slot| slot.exchange.is_none()) {
+        while self
+            .slots
+            .front()
+            .is_some_and(|slot| slot.exchange.is_none())
+        {
             self.slots.pop_front();
             self.base += 1;
         }
@@ -211,7 +228,9 @@ impl Window {
 
     /// What is on a stream and not settled.
     pub fn outstanding(&self, stream: StreamId) -> usize {
-        self.streams.get(&stream).map_or(0, |outstanding| outstanding.used.exchanges)
+        self.streams
+            .get(&stream)
+            .map_or(0, |outstanding| outstanding.used.exchanges)
     }
 
     /// True where something waits to be sent.
@@ -224,7 +243,10 @@ impl Window {
         let left = self.slots.drain(..).filter(|slot| slot.exchange.is_some());
         let (sent, unsent): (Vec<Slot>, Vec<Slot>) =
             left.partition(|slot| slot.first_sent.is_some());
-        self.used = Room { bytes: 0, exchanges: 0 };
+        self.used = Room {
+            bytes: 0,
+            exchanges: 0,
+        };
         self.lost.clear();
         self.streams.clear();
         (unsent.len() as u64, sent.len() as u64)
@@ -253,15 +275,24 @@ mod tests {
         }
     }
 
-    const MANY: Room = Room { bytes: usize::MAX, exchanges: usize::MAX };
+    const MANY: Room = Room {
+        bytes: usize::MAX,
+        exchanges: usize::MAX,
+    };
 
     fn window(exchanges: usize) -> Window {
-        let limit = Room { bytes: 1 << 20, exchanges };
+        let limit = Room {
+            bytes: 1 << 20,
+            exchanges,
+        };
         Window::new(Arc::new(Epoch::new("l", 1)), limit)
     }
 
     fn sequences(parcels: &[Parcel]) -> Vec<u64> {
-        parcels.iter().map(|parcel| parcel.exchange.id.sequence).collect()
+        parcels
+            .iter()
+            .map(|parcel| parcel.exchange.id.sequence)
+            .collect()
     }
 
     #[test]
@@ -287,7 +318,10 @@ mod tests {
             window.admit(request(0)).unwrap();
         }
         window.open(StreamId(1), MANY);
-        let two = Room { exchanges: 2, ..MANY };
+        let two = Room {
+            exchanges: 2,
+            ..MANY
+        };
         assert_eq!(sequences(&window.take(StreamId(1), two, now)), [0, 1]);
         assert!(window.settle(0));
         assert_eq!(window.close(StreamId(1)), 1);
@@ -306,7 +340,13 @@ mod tests {
         for body in [0, 0, 5000] {
             window.admit(request(body)).unwrap();
         }
-        window.open(StreamId(1), Room { bytes: 2000, exchanges: 2 });
+        window.open(
+            StreamId(1),
+            Room {
+                bytes: 2000,
+                exchanges: 2,
+            },
+        );
         assert_eq!(sequences(&window.take(StreamId(1), MANY, now)), [0, 1]);
         assert!(window.take(StreamId(1), MANY, now).is_empty());
         window.settle(0);

@@ -1,5 +1,8 @@
 //! Live capture on the loopback device. Skipped, saying so, where there are no rights for it.
-#![expect(clippy::unwrap_used, reason = "a test that can't set itself up has to fail")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that can't set itself up has to fail"
+)]
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -101,7 +104,9 @@ fn check(spec: impl Fn(u16) -> String, server: SocketAddr) {
     assert_eq!(edge.get(EdgeEvent::Connections), CONNECTIONS as u64);
     for connection in 0..CONNECTIONS {
         let start = format!("/{connection}/");
-        let of_connection = found.iter().filter(|r| r.head.target().starts_with(start.as_bytes()));
+        let of_connection = found
+            .iter()
+            .filter(|r| r.head.target().starts_with(start.as_bytes()));
         for (n, request) in of_connection.enumerate() {
             assert_eq!(request.head.target(), format!("{start}{n}").as_bytes());
             let body = vec![b'a' + (n % 26) as u8; if n % 10 == 0 { 300_000 } else { n }];
@@ -133,7 +138,9 @@ fn a_stop_takes_what_was_sent_before() {
         return;
     };
     send(server, 1, 20);
-    let Live { captures, found, .. } = live;
+    let Live {
+        captures, found, ..
+    } = live;
     let began = Instant::now();
     captures.stop();
     assert!(began.elapsed() < Duration::from_secs(1));

@@ -46,8 +46,7 @@ fn requests(path: &Path, ports: Option<&BTreeSet<u16>>) -> (Vec<Captured>, Arc<E
     let mut found = Vec::new();
     let mut sink = |request| found.push(request);
     let mut reassembler = Reassembler::new(Limits::default(), edge.clone());
-    let mut capture =
-        pcap::Capture::from_file_with_precision(path, pcap::Precision::Nano).unwrap();
+    let mut capture = pcap::Capture::from_file_with_precision(path, pcap::Precision::Nano).unwrap();
     let link = LinkType::from_number(capture.get_datalink().0);
     while let Ok(packet) = capture.next_packet() {
         let header = packet.header;
@@ -109,7 +108,10 @@ fn compare(reported: &[Captured], listed: &[&Value]) -> (Vec<String>, usize) {
     for row in listed {
         let client = row["client"].as_str().unwrap().to_owned();
         let must = row["level"] == "must";
-        expected.entry(client).or_default().push_back((must, listed_row(row)));
+        expected
+            .entry(client)
+            .or_default()
+            .push_back((must, listed_row(row)));
     }
     let (mut unlisted, mut missed) = (Vec::new(), 0);
     for request in reported {
@@ -121,7 +123,11 @@ fn compare(reported: &[Captured], listed: &[&Value]) -> (Vec<String>, usize) {
             None => unlisted.push(row),
         }
     }
-    missed += expected.values().flatten().filter(|(must, _)| *must).count();
+    missed += expected
+        .values()
+        .flatten()
+        .filter(|(must, _)| *must)
+        .count();
     (unlisted, missed)
 }
 

@@ -62,17 +62,33 @@ pub struct Admin {
     pub ledger: LedgerSource,
 }
 
-/// Listens and serves until the task is aborted; returns the address that was bound.
+/// An admin port that is bound and not served yet: a node learns that it can't have it before it begins anything.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Binds the admin port.
 ///
 /// # Errors
 /// One line, when the address can't be bound.
-pub fn serve(
-    address: &ListenAddress,
-    admin: Admin,
-) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+pub fn bind(address: &ListenAddress) -> anyhow::Result<Bound> {
     let listener = address.bind("admin", "--admin")?;
-    let bound = listener.local_addr().context("read the admin address")?;
-    Ok((bound, tokio::spawn(accept(listener, router(admin)))))
+    let address = listener.local_addr().context("read the admin address")?;
+    Ok(Bound { listener, address })
+}
+
+impl Bound {
+    /// The address that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the task is aborted.
+    pub fn serve(self, admin: Admin) -> JoinHandle<()> {
+        tokio::spawn(accept(self.listener, router(admin)))
+    }
 }
 
 fn router(admin: Admin) -> Router {
@@ -188,6 +204,11 @@ mod tests {
         }
     }
 
+    fn serve(admin: Admin) -> (SocketAddr, JoinHandle<()>) {
+        let bound = bind(&ListenAddress::loopback(0)).unwrap();
+        (bound.address(), bound.serve(admin))
+    }
+
     async fn ask(address: SocketAddr, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         // A peer that closed early is a fine answer to garbage.
@@ -209,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn answers_people_and_probes() {
         let health = Health::new();
-        let (address, task) = serve(&ListenAddress::loopback(0), admin(&health)).unwrap();
+        let (address, task) = serve(admin(&health));
         assert!(fetch(address, "/").await.contains("/ledger"));
         assert!(
             fetch(address, "/metrics")
@@ -229,7 +250,7 @@ mod tests {
 
     #[tokio::test]
     async fn garbage_disturbs_nobody() {
-        let (address, task) = serve(&ListenAddress::loopback(0), admin(&Health::new())).unwrap();
+        let (address, task) = serve(admin(&Health::new()));
         let long = vec![b'a'; 1 << 20];
         for garbage in [
             &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
@@ -246,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_are_limited() {
-        let (address, task) = serve(&ListenAddress::loopback(0), admin(&Health::new())).unwrap();
+        let (address, task) = serve(admin(&Health::new()));
         let mut idle = Vec::new();
         for _ in 0..CONNECTIONS {
             idle.push(TcpStream::connect(address).await.unwrap());
@@ -265,11 +286,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_one_line() {
-        let (address, task) = serve(&ListenAddress::loopback(0), admin(&Health::new())).unwrap();
+        let (address, task) = serve(admin(&Health::new()));
         let again = ListenAddress::loopback(address.port());
-        let error = serve(&again, admin(&Health::new()))
-            .unwrap_err()
-            .to_string();
+        let error = bind(&again).unwrap_err().to_string();
         assert!(
             error.contains("already in use; choose another with --admin"),
             "{error}"

@@ -28,13 +28,16 @@ const WINDOW_EXCHANGES: u64 = 1 << 16;
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     config.validate()?;
     let health = Health::new();
-    let cluster = Cluster::join(&config, &health).await?;
     let socket = config.listen.bind("relay", "--listen")?;
+    let admin = admin::bind(&config.admin)?;
+    let admin_address = admin.address();
+    health.set("started", Err("starting".to_owned()));
     let bound = socket.local_addr().context("read the address bound")?;
     let id = match &config.id {
         Some(id) => identity::check_id(id).map_err(anyhow::Error::msg)?,
         None => identity::default_id("relay", bound.port()),
     };
+    let cluster = Cluster::join(&config, &health).await?;
     let relay = Relay::start(Parts {
         node: id.clone(),
         targets: cluster.targets,
@@ -45,20 +48,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let ledger = Arc::new(relay.ledger());
     let mut registry = Registry::default();
     metrics::register_ledger(&mut registry, ledger.clone());
-    let admin = Admin {
+    let _serving = admin.serve(Admin {
         node: id.clone(),
         role: "relay",
         registry: Arc::new(registry),
-        health,
+        health: health.clone(),
         ledger,
-    };
-    let (admin, _serving) = admin::serve(&config.admin, admin)?;
+    });
     let mut member = Member::new(
         config
             .advertise
             .unwrap_or_else(|| listen::advertised(bound)),
     );
-    member.admin = Some(listen::advertised(admin));
+    member.admin = Some(listen::advertised(admin_address));
     let welcome = Welcome {
         node: id.clone(),
         version: identity::VERSION.to_owned(),
@@ -71,7 +73,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let registration: Option<Registration> = cluster
         .etcd
         .map(|etcd| etcd.register(Role::Relay, &id, member));
-    info!(id, listen = %bound, %admin, "relay ready");
+    if let Some(registration) = &registration {
+        registration.seen().await;
+    }
+    health.set("started", Ok(()));
+    info!(id, listen = %bound, admin = %admin_address, "relay ready");
 
     loop {
         tokio::select! {

@@ -23,6 +23,15 @@ const WINDOW_EXCHANGES: u64 = 1 << 16;
 /// One line, when something that it needs at start can't be had.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let health = Health::new();
+    let socket = config.listen.bind("replayer", "--listen")?;
+    let admin = admin::bind(&config.admin)?;
+    let admin_address = admin.address();
+    health.set("started", Err("starting".to_owned()));
+    let bound = socket.local_addr().context("read the address bound")?;
+    let id = match &config.id {
+        Some(id) => identity::check_id(id).map_err(anyhow::Error::msg)?,
+        None => identity::default_id("replayer", bound.port()),
+    };
     let etcd = match config.etcd.is_empty() {
         true => None,
         false => {
@@ -32,30 +41,23 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
             Some(Etcd::connect(&settings, health.clone()).await?)
         }
     };
-    let socket = config.listen.bind("replayer", "--listen")?;
-    let bound = socket.local_addr().context("read the address bound")?;
-    let id = match &config.id {
-        Some(id) => identity::check_id(id).map_err(anyhow::Error::msg)?,
-        None => identity::default_id("replayer", bound.port()),
-    };
     let mut registry = Registry::default();
     let replayer = Replayer::start(id.clone(), config.memory.as_usize(), &mut registry);
     let ledger = Arc::new(replayer.ledger());
     metrics::register_ledger(&mut registry, ledger.clone());
-    let admin = Admin {
+    let _serving = admin.serve(Admin {
         node: id.clone(),
         role: "replayer",
         registry: Arc::new(registry),
-        health,
+        health: health.clone(),
         ledger,
-    };
-    let (admin, _serving) = admin::serve(&config.admin, admin)?;
+    });
     let mut member = Member::new(
         config
             .advertise
             .unwrap_or_else(|| listen::advertised(bound)),
     );
-    member.admin = Some(listen::advertised(admin));
+    member.admin = Some(listen::advertised(admin_address));
     member.pools = config.pool;
     member.weight = config.weight;
     let welcome = Welcome {
@@ -68,7 +70,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let serving = CancellationToken::new();
     let mut inlets = reprise_proto::serve(socket, welcome, serving.clone());
     let registration = etcd.map(|etcd| etcd.register(Role::Replayer, &id, member));
-    info!(id, listen = %bound, %admin, "replayer ready");
+    if let Some(registration) = &registration {
+        registration.seen().await;
+    }
+    health.set("started", Ok(()));
+    info!(id, listen = %bound, admin = %admin_address, "replayer ready");
 
     loop {
         tokio::select! {

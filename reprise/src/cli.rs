@@ -35,7 +35,10 @@ Examples:
       replay what reaches port 8080 on this host to another server (needs CAP_NET_RAW)";
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one, and it lives as long as the process")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it lives as long as the process"
+)]
 enum Mode {
     Run(RunArgs),
     Listener(ListenerArgs),
@@ -73,7 +76,9 @@ pub(crate) struct FileArgs {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     reprise_node::lifecycle::abort_on_panic();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let outcome = runtime.context("start the runtime").and_then(|runtime| {
         let outcome = runtime.block_on(run(cli));
         // A name that is being looked up must not hold up the end.
@@ -98,7 +103,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_));
     let log = cli.log.log.or_else(|| quiet.then(|| "error".to_owned()));
     let log_format = cli.log.log_format;
-    let settings = TelemetrySettings { role, node: None, log, log_format };
+    let settings = TelemetrySettings {
+        role,
+        node: None,
+        log,
+        log_format,
+    };
     let telemetry = telemetry::init(&settings)?;
     let outcome = match cli.mode {
         Mode::Run(args) => modes::run(args).await,
@@ -129,7 +139,10 @@ mod tests {
             let help = mode.render_long_help().to_string();
             let name = mode.get_name();
             let examples = help.matches(&format!("\n  reprise {name}")).count();
-            assert!(help.contains("Examples:") && examples >= 2, "{name}:\n{help}");
+            assert!(
+                help.contains("Examples:") && examples >= 2,
+                "{name}:\n{help}"
+            );
             assert!(mode.get_about().is_some(), "{name}");
         }
     }

@@ -3,4 +3,6 @@ use std::process::ExitCode;
 /// demo
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArgs {}
-pub(crate) async fn run(_args: DemoArgs) -> anyhow::Result<ExitCode> { Ok(ExitCode::SUCCESS) }
+pub(crate) async fn run(_args: DemoArgs) -> anyhow::Result<ExitCode> {
+    Ok(ExitCode::SUCCESS)
+}

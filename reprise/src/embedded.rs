@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use reprise_listener::ship::Relays;
-use reprise_listener::{CaptureSpec, Listener};
+use reprise_listener::{CaptureSpec, Listener, SourceSettings, Sources};
 use reprise_node::admin::{self, Admin};
 use reprise_node::config::ByteSize;
 use reprise_node::membership::Targets;
@@ -53,6 +53,15 @@ impl Embedded {
     /// # Errors
     /// One line, when an interface, a port or the right to capture can't be had.
     pub(crate) async fn start(config: EmbeddedConfig) -> anyhow::Result<Embedded> {
+        let admin = admin::bind(&config.admin)?;
+        let address = admin.address();
+        let sources = Sources::open(&SourceSettings {
+            capture: config.capture,
+            mirror: config.mirror,
+            ring: config.ring,
+            max_exchange: config.max_exchange,
+            memory: config.memory,
+        })?;
         let health = Health::new();
         let mut registry = Registry::default();
         // Whatever is unsettled is in the listener's window, so its bound is the bound of all; the others share
@@ -76,29 +85,32 @@ impl Embedded {
         let listener = Listener::start(reprise_listener::Parts {
             node: identity::hostname(),
             started_ns: identity::incarnation(),
-            capture: config.capture,
-            mirror: config.mirror,
-            ring: config.ring,
-            max_exchange: config.max_exchange,
+            sources,
             memory,
             relays: Relays::InProcess(to_relay),
             health: health.clone(),
-        })
-        .await?;
+        })?;
 
         let ledger = Arc::new(listener.ledger());
         metrics::register_ledger(&mut registry, ledger.clone());
-        let admin = Admin {
+        let serving = admin.serve(Admin {
             node: NODE.to_owned(),
             role: "run",
             registry: Arc::new(registry),
             health,
             ledger,
-        };
-        let (admin, serving) = admin::serve(&config.admin, admin)?;
-        info!(%admin, "ready");
+        });
+        let admin = address;
+        info!(%admin, mirrors = ?listener.mirrors(), "ready");
         let drain_timeout = config.drain_timeout;
-        Ok(Embedded { listener, relay, replayer, admin, serving, drain_timeout })
+        Ok(Embedded {
+            listener,
+            relay,
+            replayer,
+            admin,
+            serving,
+            drain_timeout,
+        })
     }
 
     /// Where metrics, health and ledger are.
@@ -128,7 +140,10 @@ impl Embedded {
 }
 
 fn hello() -> Hello {
-    Hello { node: NODE.to_owned(), version: identity::VERSION.to_owned() }
+    Hello {
+        node: NODE.to_owned(),
+        version: identity::VERSION.to_owned(),
+    }
 }
 
 fn welcome(memory: ByteSize) -> Welcome {

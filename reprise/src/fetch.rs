@@ -31,15 +31,19 @@ pub(crate) async fn page(address: &str, path: &str) -> anyhow::Result<Bytes> {
 
 async fn get(address: &str, path: &str) -> anyhow::Result<Bytes> {
     let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path).header(header::HOST, address).body(Empty::<Bytes>::new())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path)
+        .header(header::HOST, address)
+        .body(Empty::<Bytes>::new())?;
     let asking = async {
         let response = sender.send_request(request).await?;
         if response.status() != StatusCode::OK {
             bail!("answered {}", response.status());
         }
         let body = Limited::new(response.into_body(), MOST).collect().await;
-        body.map(|body| body.to_bytes()).map_err(|error| anyhow::anyhow!(error))
+        body.map(|body| body.to_bytes())
+            .map_err(|error| anyhow::anyhow!(error))
     };
     tokio::select! {
         answer = asking => answer,

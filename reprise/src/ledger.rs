@@ -59,14 +59,25 @@ pub(crate) async fn run(args: LedgerArgs) -> anyhow::Result<ExitCode> {
     }
     // Relays and replayers know what passed through them; only a listener knows what there was.
     let own = |report: &&LedgerReport| report.role != "relay" && report.role != "replayer";
-    let balances = reports.iter().filter(own).flat_map(|r| &r.epochs).all(|e| e.residue() == 0);
+    let balances = reports
+        .iter()
+        .filter(own)
+        .flat_map(|r| &r.epochs)
+        .all(|e| e.residue() == 0);
     if args.json {
         let shown = json!({ "balances": balances && silent.is_empty(), "nodes": reports });
-        println!("{}", serde_json::to_string_pretty(&shown).context("render the ledger")?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&shown).context("render the ledger")?
+        );
     } else {
         print!("{}", table::ledgers(&reports));
     }
-    Ok(if balances && silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if balances && silent.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn listeners(endpoints: Vec<String>) -> anyhow::Result<Vec<String>> {
@@ -79,7 +90,10 @@ async fn listeners(endpoints: Vec<String>) -> anyhow::Result<Vec<String>> {
     members
         .iter()
         .map(|(id, member)| {
-            member.admin.clone().with_context(|| format!("listener {id} has no admin port"))
+            member
+                .admin
+                .clone()
+                .with_context(|| format!("listener {id} has no admin port"))
         })
         .collect()
 }

@@ -63,7 +63,10 @@ struct RunFlags {
     memory: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[serde(with = "config::duration::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        with = "config::duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     drain_timeout: Option<Duration>,
 }
 
@@ -130,8 +133,14 @@ impl RunConfig {
             (Some(file), true) => watch_targets_file(file),
             (None, true) => bail!("nowhere to replay to: give --to URL or --targets FILE"),
             (None, false) => {
-                let targets = self.to.iter().enumerate().map(|(n, url)| self.target(n + 1, url));
-                Ok(fixed_targets(targets.collect::<anyhow::Result<Vec<Target>>>()?))
+                let targets = self
+                    .to
+                    .iter()
+                    .enumerate()
+                    .map(|(n, url)| self.target(n + 1, url));
+                Ok(fixed_targets(
+                    targets.collect::<anyhow::Result<Vec<Target>>>()?,
+                ))
             }
         }
     }
@@ -214,7 +223,10 @@ struct ListenerFlags {
     memory: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[serde(with = "config::duration::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        with = "config::duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     drain_timeout: Option<Duration>,
 }
 
@@ -280,7 +292,10 @@ struct RelayFlags {
     listener_window: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[serde(with = "config::duration::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        with = "config::duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     drain_timeout: Option<Duration>,
 }
 
@@ -342,7 +357,10 @@ struct ReplayerFlags {
     memory: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[serde(with = "config::duration::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        with = "config::duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     drain_timeout: Option<Duration>,
 }
 
@@ -399,7 +417,10 @@ mod tests {
                 continue;
             };
             let help = argument.get_help().unwrap().to_string();
-            assert!(help.contains(&format!("[default: {default}]")), "{name} --{key}: {help}");
+            assert!(
+                help.contains(&format!("[default: {default}]")),
+                "{name} --{key}: {help}"
+            );
         }
     }
 }

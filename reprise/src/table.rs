@@ -9,7 +9,14 @@ use comfy_table::{CellAlignment, Table, presets};
 use reprise_traffic::ledger::{Account, EpochReport, LedgerReport};
 
 const HEADER: [&str; 9] = [
-    "target", "captured", "replayed", "failed", "unknown", "filtered", "sampled out", "dropped",
+    "target",
+    "captured",
+    "replayed",
+    "failed",
+    "unknown",
+    "filtered",
+    "sampled out",
+    "dropped",
     "in flight",
 ];
 
@@ -18,14 +25,23 @@ pub(crate) fn ledgers(reports: &[LedgerReport]) -> String {
     let mut text = String::new();
     for report in reports {
         for epoch in &report.epochs {
-            line(&mut text, &format!("{} {} (listener {})", report.role, report.node, epoch.listener));
+            line(
+                &mut text,
+                &format!(
+                    "{} {} (listener {})",
+                    report.role, report.node, epoch.listener
+                ),
+            );
             text.push_str(&match report.role.as_str() {
                 "relay" | "replayer" => accounts(epoch),
                 _ => epoch_table(epoch),
             });
         }
         if report.epochs.is_empty() {
-            line(&mut text, &format!("{} {}: nothing yet", report.role, report.node));
+            line(
+                &mut text,
+                &format!("{} {}: nothing yet", report.role, report.node),
+            );
         }
     }
     text
@@ -33,7 +49,10 @@ pub(crate) fn ledgers(reports: &[LedgerReport]) -> String {
 
 /// What a stopping listener says.
 pub(crate) fn closing(epoch: &EpochReport) -> String {
-    let mut text = format!("flushed: {} of {} captured exchanges are settled\n", epoch.settled, epoch.captured);
+    let mut text = format!(
+        "flushed: {} of {} captured exchanges are settled\n",
+        epoch.settled, epoch.captured
+    );
     text.push_str(&epoch_table(epoch));
     text
 }
@@ -41,9 +60,16 @@ pub(crate) fn closing(epoch: &EpochReport) -> String {
 /// One listener's books, with the line that says whether they balance.
 pub(crate) fn epoch_table(epoch: &EpochReport) -> String {
     let mut text = accounts(epoch);
-    let edge: Vec<String> = epoch.edge.iter().map(|(event, n)| format!("{event} {n}")).collect();
+    let edge: Vec<String> = epoch
+        .edge
+        .iter()
+        .map(|(event, n)| format!("{event} {n}"))
+        .collect();
     if !edge.is_empty() {
-        line(&mut text, &format!("at the capture's edge: {}", edge.join(", ")));
+        line(
+            &mut text,
+            &format!("at the capture's edge: {}", edge.join(", ")),
+        );
     }
     line(&mut text, &verdict(epoch));
     text
@@ -69,7 +95,9 @@ pub(crate) fn verdict(epoch: &EpochReport) -> String {
 
 fn accounts(epoch: &EpochReport) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(HEADER);
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_header(HEADER);
     for (target, account) in &epoch.targets {
         table.add_row([
             target.clone(),
@@ -98,9 +126,18 @@ fn accounts(epoch: &EpochReport) -> String {
 }
 
 fn details(account: &Account) -> Vec<String> {
-    let statuses = account.replayed.iter().map(|(status, n)| format!("status {status}: {n}"));
-    let faults = account.failed.iter().map(|(fault, n)| format!("failed by {fault}: {n}"));
-    let reasons = account.dropped.iter().map(|(reason, n)| format!("dropped as {reason}: {n}"));
+    let statuses = account
+        .replayed
+        .iter()
+        .map(|(status, n)| format!("status {status}: {n}"));
+    let faults = account
+        .failed
+        .iter()
+        .map(|(fault, n)| format!("failed by {fault}: {n}"));
+    let reasons = account
+        .dropped
+        .iter()
+        .map(|(reason, n)| format!("dropped as {reason}: {n}"));
     statuses.chain(faults).chain(reasons).collect()
 }
 
@@ -128,7 +165,10 @@ mod tests {
         };
         let text = closing(&epoch);
         assert!(text.contains("The ledger balances: 4 captured"), "{text}");
-        assert!(text.contains("t/a: status 200: 3, dropped as expired: 1"), "{text}");
+        assert!(
+            text.contains("t/a: status 200: 3, dropped as expired: 1"),
+            "{text}"
+        );
         epoch.captured = 5;
         assert!(closing(&epoch).contains("NOT balance: 1 of 5"));
     }

@@ -245,7 +245,10 @@ impl Tally {
         };
         match targets.get_mut(target) {
             Some(account) => account.add(disposition, 1),
-            None => targets.entry(target.clone()).or_default().add(disposition, 1),
+            None => targets
+                .entry(target.clone())
+                .or_default()
+                .add(disposition, 1),
         }
     }
 
@@ -257,7 +260,10 @@ impl Tally {
             .map(|(epoch, targets)| EpochReport {
                 listener: epoch.listener().to_owned(),
                 started_ns: epoch.started_ns(),
-                targets: targets.iter().map(|(name, a)| (name.to_string(), a.clone())).collect(),
+                targets: targets
+                    .iter()
+                    .map(|(name, a)| (name.to_string(), a.clone()))
+                    .collect(),
                 ..EpochReport::default()
             })
             .collect();

@@ -30,7 +30,9 @@ pub struct CaptureSpec {
 
 /// Why a text is no [`CaptureSpec`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], ADDRESS:PORT or :PORT")]
+#[error(
+    "cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], ADDRESS:PORT or :PORT"
+)]
 pub struct SpecError {
     text: String,
     problem: &'static str,

@@ -161,7 +161,9 @@ fn time_ns(packet: &Packet<'_>) -> u64 {
     let time = packet.header.ts;
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(time.tv_usec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds)
 }
 
 fn now_ns() -> u64 {

@@ -65,13 +65,23 @@ fn nothing_is_reported_after_what_is_refused() {
             "LengthAndEncoding",
         ),
         ("POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "BadLength"),
-        ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "BadEncoding"),
-        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\n", "BadChunk"),
+        (
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "BadEncoding",
+        ),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\n",
+            "BadChunk",
+        ),
     ] {
         let input = format!("{input}{after}");
         for cut in [1, 7, 1000] {
             let heard = hear(input.as_bytes(), cut);
-            assert_eq!(heard.others, [format!("Refused({reason})")], "{input} by {cut}");
+            assert_eq!(
+                heard.others,
+                [format!("Refused({reason})")],
+                "{input} by {cut}"
+            );
             assert!(!heard.targets().contains(&"/hidden".to_owned()), "{input}");
         }
     }
@@ -125,7 +135,10 @@ fn replays_and_giants_are_passed_over_whole() {
         big.len()
     );
     let heard = hear(chunked.as_bytes(), 1 << 16);
-    assert_eq!(heard.others, ["Skipped { skip: TooLarge, persistent: true }"]);
+    assert_eq!(
+        heard.others,
+        ["Skipped { skip: TooLarge, persistent: true }"]
+    );
     assert_eq!(heard.targets(), ["/3"]);
 }
 
@@ -151,7 +164,11 @@ fn a_gap_is_skipped_only_where_the_length_is_known() {
     let mut heard = Heard::default();
     let mut sink = |event| heard.event(event);
     let mut parser = RequestParser::new(1000);
-    parser.push(b"POST /1 HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc", 0, &mut sink);
+    parser.push(
+        b"POST /1 HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc",
+        0,
+        &mut sink,
+    );
     assert_eq!(parser.gap(4, &mut sink), AfterGap::GoesOn);
     parser.push(b"89GET /2 HTTP/1.1\r\n\r\n", 0, &mut sink);
     assert_eq!(parser.gap(1, &mut sink), AfterGap::Lost);

@@ -315,12 +315,7 @@ impl Stream {
     }
 
     /// The first bytes of a connection whose SYN wasn't captured.
-    fn join(
-        &mut self,
-        sequence: u32,
-        begins: bool,
-        context: &mut Context<'_, impl FnMut(Event)>,
-    ) {
+    fn join(&mut self, sequence: u32, begins: bool, context: &mut Context<'_, impl FnMut(Event)>) {
         context.count(EdgeEvent::Connections);
         self.start_at(sequence);
         self.position = match begins {

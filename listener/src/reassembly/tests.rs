@@ -171,7 +171,10 @@ fn a_cut_off_segment_is_a_hole() {
 fn ports_are_used_again() {
     let mut bench = Bench::new(Limits::default());
     bench.push(syn(100));
-    bench.push(segment(101, b"POST /1 HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"));
+    bench.push(segment(
+        101,
+        b"POST /1 HTTP/1.1\r\nContent-Length: 5\r\n\r\nab",
+    ));
     bench.push(syn(5000));
     bench.push(syn(5000));
     bench.push(segment(5001, &get(2)));
@@ -197,7 +200,10 @@ fn ports_are_used_again() {
 fn time_gives_up_what_stands_still() {
     let mut bench = Bench::new(Limits::default());
     bench.push(syn(0));
-    bench.push(segment(1, b"POST /1 HTTP/1.1\r\nContent-Length: 30\r\n\r\nab"));
+    bench.push(segment(
+        1,
+        b"POST /1 HTTP/1.1\r\nContent-Length: 30\r\n\r\nab",
+    ));
     bench.wait(61 * SECOND);
     assert_eq!(bench.count(EdgeEvent::IncompleteExpired), 1);
     bench.push(segment(43, b"GET /2 HTTP/1.1\r\n\r\n"));
@@ -214,7 +220,11 @@ fn memory_stays_within_the_budget() {
         ..Limits::default()
     };
     let mut bench = Bench::new(limits);
-    let half = [b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n\r\n", &[b'x'; 9000][..]].concat();
+    let half = [
+        b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n\r\n",
+        &[b'x'; 9000][..],
+    ]
+    .concat();
     for port in 0..200 {
         let from = |segment| Segment {
             source: address(port),
@@ -240,7 +250,10 @@ fn one_connection_holds_only_so_much_behind_a_hole() {
     };
     let mut bench = Bench::new(limits);
     bench.push(syn(0));
-    bench.push(segment(1, b"POST /1 HTTP/1.1\r\nContent-Length: 20000\r\n\r\n"));
+    bench.push(segment(
+        1,
+        b"POST /1 HTTP/1.1\r\nContent-Length: 20000\r\n\r\n",
+    ));
     for n in 1..20 {
         bench.push(segment(1000 * n + 500, &[b'x'; 1000]));
     }

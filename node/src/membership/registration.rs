@@ -39,6 +39,16 @@ impl Registration {
         self.held.clone()
     }
 
+    /// Waits until the others can see this member, for a few seconds at most: with etcd away the node works all the
+    /// same, and is seen when etcd is back.
+    pub async fn seen(&self) {
+        let mut held = self.held();
+        let seen = held.wait_for(|held| *held);
+        if tokio::time::timeout(TTL, seen).await.is_err() {
+            tracing::warn!("not registered in etcd yet, going on without");
+        }
+    }
+
     /// Revokes the lease, so that the others know at once. Takes a few seconds at most, where etcd is away.
     pub async fn leave(mut self) {
         self.leaving.cancel();
