@@ -35,7 +35,7 @@ impl TargetName {
         match name.split_once('/') {
             Some((team, rest)) if part(team) && part(rest) => Ok(TargetName(name.into())),
             _ => Err(TargetError {
-                target: name.to_owned(),
+                place: format!("target {name:?}"),
                 reason: "a target's name is TEAM/NAME, each of letters, digits, '.', '_' and '-'"
                     .to_owned(),
             }),
@@ -56,10 +56,10 @@ impl fmt::Display for TargetName {
 
 /// Why a target's document was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("target {target}: {reason}")]
+#[error("{place}: {reason}")]
 pub struct TargetError {
-    /// Its name, or the file's.
-    pub target: String,
+    /// `target TEAM/NAME`, `file NAME`, or both.
+    pub place: String,
     /// One line: what and where.
     pub reason: String,
 }
@@ -206,7 +206,7 @@ impl TargetDocument {
     /// One line with the place in the text.
     pub fn parse(name: &str, text: &str) -> Result<TargetDocument, TargetError> {
         parse_yaml(text).map_err(|reason| TargetError {
-            target: name.to_owned(),
+            place: format!("target {name}"),
             reason,
         })
     }
@@ -306,7 +306,7 @@ impl Target {
         document: TargetDocument,
     ) -> Result<Target, TargetError> {
         let refuse = |reason: String| TargetError {
-            target: name.to_string(),
+            place: format!("target {name}"),
             reason,
         };
         let endpoint = Endpoint::parse(&document.url).map_err(refuse)?;
@@ -339,14 +339,18 @@ impl TargetsFile {
     /// One line with the place in the text, or the name of the target that is wrong.
     pub fn parse(file: &str, text: &str, revision: u64) -> Result<Vec<Target>, TargetError> {
         let parsed: TargetsFile = parse_yaml(text).map_err(|reason| TargetError {
-            target: format!("file {file}"),
+            place: format!("file {file}"),
             reason,
         })?;
-        parsed
+        let checked = parsed
             .targets
             .into_iter()
-            .map(|(name, document)| Target::new(TargetName::new(&name)?, revision, document))
-            .collect()
+            .map(|(name, document)| Target::new(TargetName::new(&name)?, revision, document));
+        let checked: Result<Vec<Target>, TargetError> = checked.collect();
+        checked.map_err(|error| TargetError {
+            place: format!("file {file}, {}", error.place),
+            ..error
+        })
     }
 }
 
@@ -354,11 +358,14 @@ fn parse_yaml<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str(text).map_err(|error| {
         let place = error
             .location()
-            .map(|at| format!("line {}, column {}: ", at.line(), at.column()))
-            .unwrap_or_default();
-        let error = error.without_snippet().to_string();
-        let first = error.lines().next().unwrap_or("not a document").trim();
-        format!("{place}{first}")
+            .map(|at| format!("line {}, column {}", at.line(), at.column()));
+        let text = error.without_snippet().to_string();
+        let what = text.lines().next().unwrap_or("not a document").trim();
+        match place {
+            // Some of its messages say where, others don't.
+            Some(place) if !what.contains(&place) => format!("{place}: {what}"),
+            _ => what.to_owned(),
+        }
     })
 }
 
@@ -407,7 +414,7 @@ mod tests {
             ("targets:\n  b: {url: 'http://h'}", "TEAM/NAME"),
             ("targets:\n  a/b: {}", "url"),
             ("targets: [", "line"),
-            ("", "target"),
+            ("", "line 1"),
         ] {
             let error = TargetsFile::parse("t.yaml", text, 0)
                 .unwrap_err()
