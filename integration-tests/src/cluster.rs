@@ -282,7 +282,7 @@ impl Cluster {
     }
 
     /// The ends of all logs, also of parts that are gone.
-    fn log_tails(&self) -> String {
+    pub fn log_tails(&self) -> String {
         let Ok(entries) = std::fs::read_dir(self.dir.path()) else {
             return String::new();
         };

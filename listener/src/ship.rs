@@ -25,7 +25,7 @@ const BATCH: Room = Room {
     exchanges: 1024,
 };
 
-/// A relay that said it leaves is not tried again for so long.
+/// A relay whose stream has ended is tried after all others for so long.
 const AVOID: Duration = Duration::from_secs(5);
 
 /// At the end the relay is given this time to close its side.
@@ -125,6 +125,7 @@ impl Shipper {
     }
 
     /// Sends on one stream until it ends, the relay leaves, or we stop.
+    #[tracing::instrument(name = "relay", skip_all, fields(node = relay))]
     async fn pump(&mut self, relay: &str, outlet: Outlet, stop: &CancellationToken) {
         let Outlet { welcome, down, up } = outlet;
         self.streams += 1;
@@ -146,9 +147,8 @@ impl Shipper {
             state,
         ));
         self.send(stream, down, &mut answers, stop).await;
-        if *answers.borrow() == StreamState::Leaving {
-            self.avoid.insert(relay.to_owned(), Instant::now());
-        }
+        // Leaving or lost: whatever it has, another relay is more likely to answer at once.
+        self.avoid.insert(relay.to_owned(), Instant::now());
         if stop.is_cancelled() {
             farewell(reader).await;
         }

@@ -26,6 +26,11 @@ pub struct Room {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u64);
 
+/// There is no room; the request is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the window is full")]
+pub struct Full;
+
 #[derive(Debug)]
 struct Slot {
     /// `None` once settled.
@@ -80,14 +85,14 @@ impl Window {
     /// Takes a captured request in.
     ///
     /// # Errors
-    /// Gives it back when there is no room for it.
-    pub fn admit(&mut self, request: Captured) -> Result<(), Captured> {
+    /// When there is no room for it.
+    pub fn admit(&mut self, request: Captured) -> Result<(), Full> {
         let size = request.size();
         let full = self.used.exchanges >= self.limit.exchanges
             || self.used.bytes + size > self.limit.bytes
             || self.slots.len() >= self.limit.exchanges.saturating_mul(SPAN);
         if full {
-            return Err(request);
+            return Err(Full);
         }
         let sequence = self.base + self.slots.len() as u64;
         let id = ExchangeId {

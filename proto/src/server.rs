@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
-use crate::client::{FLOW_WINDOW, MAX_MESSAGE, PING_EVERY, PING_TIMEOUT};
+use crate::client::{FLOW_WINDOW, FRAME, MAX_MESSAGE, PING_EVERY, PING_TIMEOUT};
 use crate::codec::{Decoder, encode_up, encode_welcome};
 use crate::message::{Downstream, LinkError, Welcome};
 use crate::stream::{DEPTH, Inlet};
@@ -46,6 +46,7 @@ pub fn serve(listener: TcpListener, welcome: Welcome, stop: CancellationToken) -
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_frame_size(FRAME)
         .initial_stream_window_size(FLOW_WINDOW)
         .initial_connection_window_size(FLOW_WINDOW)
         .add_service(service)

@@ -11,13 +11,14 @@ use reprise_proto::{Downstream, Inlet, LinkError, Upstream};
 use reprise_traffic::Epoch;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::custody::Custody;
 use crate::route::Router;
 use crate::watermarks::Watermarks;
 
 /// Serves a listener until it closes its side and has all its answers. `leaving` asks it to go elsewhere.
+#[tracing::instrument(name = "listener", skip_all, fields(node = inlet.hello.node))]
 pub(crate) async fn serve(
     inlet: Inlet,
     custody: Arc<Custody>,
@@ -31,12 +32,7 @@ pub(crate) async fn serve(
         down,
         up,
     } = inlet;
-    info!(
-        listener = hello.node,
-        version = hello.version,
-        peer,
-        "listener connected"
-    );
+    info!(version = hello.version, peer, "listener connected");
     let input_ended = CancellationToken::new();
     let answers = tokio::spawn(answer(
         custody.clone(),
@@ -45,20 +41,17 @@ pub(crate) async fn serve(
         leaving,
     ));
     match take(down, &custody, &router, &watermarks, up).await {
-        Ok(()) => info!(listener = hello.node, "listener closed its stream"),
+        Ok(()) => info!("listener closed its stream"),
         Err(error) => {
             let outstanding = custody.outstanding();
-            warn!(
-                listener = hello.node,
-                outstanding, "lost a listener: {error}"
-            );
+            warn!(outstanding, "lost a listener: {error}");
             answers.abort();
             return;
         }
     }
     input_ended.cancel();
     if let Err(error) = answers.await {
-        warn!(listener = hello.node, %error, "the writer of a listener's answers failed");
+        warn!(%error, "the writer of a listener's answers failed");
     }
 }
 
@@ -82,9 +75,13 @@ async fn take(
         };
         watermarks.raise(&batch.settled_below);
         epochs.extend(batch.settled_below.iter().map(|(epoch, _)| epoch.clone()));
-        for parcel in batch.parcels {
-            router.route(custody, parcel).await;
-        }
+        let span = info_span!("batch", id = batch.id, parcels = batch.parcels.len());
+        let routing = async {
+            for parcel in batch.parcels {
+                router.route(custody, parcel).await;
+            }
+        };
+        routing.instrument(span).await;
         if up.send(Upstream::Accepted(batch.id)).await.is_err() {
             break Err(LinkError::Lost("the listener reads no answers".to_owned()));
         }

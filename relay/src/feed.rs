@@ -83,6 +83,7 @@ impl Feed {
     }
 
     /// Feeds a replayer over one stream until it ends. Returns the jobs that may have been delivered.
+    #[tracing::instrument(name = "replayer", skip_all, fields(node = self.link.name))]
     pub(crate) async fn pump(self, outlet: Outlet, doubtful: Doubtful) -> Doubtful {
         let Outlet { welcome, down, up } = outlet;
         let returning = doubtful.of(welcome.incarnation);

@@ -12,7 +12,7 @@ use reprise_proto::{Batch, Delivery, Downstream, Inlet, Upstream};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, Exchange, Target, TargetName};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{info, info_span, warn};
 
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
 use crate::metrics::Latencies;
@@ -64,6 +64,7 @@ impl Desk {
     }
 
     /// Serves a relay until it closes its side and has all its answers.
+    #[tracing::instrument(name = "relay", skip_all, fields(node = inlet.hello.node))]
     pub(crate) async fn serve(self: Arc<Desk>, inlet: Inlet) {
         let Inlet {
             hello,
@@ -71,12 +72,7 @@ impl Desk {
             mut down,
             up,
         } = inlet;
-        info!(
-            relay = hello.node,
-            version = hello.version,
-            peer,
-            "relay connected"
-        );
+        info!(version = hello.version, peer, "relay connected");
         let outbox = Arc::new(Outbox::default());
         let input_ended = CancellationToken::new();
         let sending = outbox
@@ -88,13 +84,14 @@ impl Desk {
                 Some(Ok(Downstream::Targets(targets))) => self.learn(&targets),
                 Some(Ok(Downstream::Batch(batch))) => {
                     let accepted = Upstream::Accepted(batch.id);
-                    self.take(batch, &outbox);
+                    info_span!("batch", id = batch.id, parcels = batch.parcels.len())
+                        .in_scope(|| self.take(batch, &outbox));
                     if up.send(accepted).await.is_err() {
                         break;
                     }
                 }
                 Some(Err(error)) => {
-                    warn!(relay = hello.node, "lost a relay: {error}");
+                    warn!("lost a relay: {error}");
                     break sender.abort();
                 }
                 None => break,
@@ -105,7 +102,7 @@ impl Desk {
         if let Err(error) = sender.await
             && !error.is_cancelled()
         {
-            warn!(relay = hello.node, %error, "the writer of a relay's answers failed");
+            warn!(%error, "the writer of a relay's answers failed");
         }
     }
 
