@@ -49,7 +49,7 @@ impl Default for Config {
             etcd: Vec::new(),
             admin: ListenAddress::loopback(ADMIN_PORT),
             memory: ByteSize::mib(64),
-            ring: ByteSize::mib(64),
+            ring: ByteSize::mib(128),
             max_exchange: ByteSize::mib(32),
             drain_timeout: Duration::from_secs(30),
         }

@@ -80,7 +80,7 @@ struct SourceFlags {
     /// Take every HTTP request that arrives here as captured, and answer it 204 at once; repeatable [default: none]
     #[arg(long, value_name = "ADDR")]
     mirror: Vec<ListenAddress>,
-    /// Kernel memory for packets that wait to be read, for each capture [default: 64MiB]
+    /// Kernel memory for packets that wait to be read, for each capture [default: 128MiB]
     #[arg(long, value_name = "SIZE")]
     ring: Option<ByteSize>,
     /// A request larger than this is dropped whole and counted as too_large [default: 32MiB]
