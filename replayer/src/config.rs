@@ -52,3 +52,27 @@ impl Default for Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use reprise_node::config;
+
+    use super::*;
+
+    #[test]
+    fn the_sample_is_good_and_shows_each_setting_with_its_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/replayer.toml");
+        let no_flags = BTreeMap::<String, String>::new();
+        config::load::<Config>(Some(Path::new(path)), &no_flags).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        for default in config::to_toml(&Config::default()).unwrap().lines() {
+            let (key, _) = default.split_once(" = ").unwrap();
+            let is_shown = text.contains(&format!("\n#{default}\n"));
+            let is_set = text.contains(&format!("\n{key} = "));
+            assert!(is_shown || is_set, "{default}");
+        }
+    }
+}

@@ -35,10 +35,6 @@ Examples:
       replay what reaches port 8080 on this host to another server (needs CAP_NET_RAW)";
 
 #[derive(Debug, Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one, and it lives as long as the process"
-)]
 enum Mode {
     Run(RunArgs),
     Listener(ListenerArgs),
@@ -51,7 +47,7 @@ enum Mode {
 #[derive(Debug, Args)]
 struct LogArgs {
     /// Log level (error, warn, info, debug, trace) or directives such as info,reprise_relay=debug; REPRISE_LOG counts
-    /// where it isn't given [default: info]
+    /// where it isn't given [default: info; error for demo and ledger]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
     /// How log lines on stderr look: text or json

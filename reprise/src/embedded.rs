@@ -17,7 +17,7 @@ use reprise_node::{Health, ListenAddress, identity, metrics};
 use reprise_proto::{Hello, Welcome, joined};
 use reprise_relay::{Relay, Replayers};
 use reprise_replayer::Replayer;
-use reprise_traffic::ledger::{EpochReport, LedgerReport};
+use reprise_traffic::ledger::EpochReport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -116,12 +116,6 @@ impl Embedded {
     /// Where metrics, health and ledger are.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
-    }
-
-    /// The books as they stand.
-    pub(crate) fn report(&self) -> EpochReport {
-        let LedgerReport { mut epochs, .. } = self.listener.ledger()();
-        epochs.pop().unwrap_or_default()
     }
 
     /// Where the mirror endpoints listen.

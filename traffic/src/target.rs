@@ -442,4 +442,19 @@ mod tests {
             assert!(Endpoint::parse(url).is_err(), "{url}");
         }
     }
+
+    #[test]
+    fn the_sample_is_good_and_shows_every_key() {
+        let text = include_str!("../../deploy/targets.yaml");
+        let targets = TargetsFile::parse("targets.yaml", text, 1).unwrap();
+        let full = targets
+            .iter()
+            .find(|t| t.name.as_str() == "shop/checkout-v2");
+        let full = serde_json::to_value(&full.unwrap().document).unwrap();
+        let default = serde_json::to_value(TargetDocument::new("http://h")).unwrap();
+        for (key, value) in full.as_object().unwrap() {
+            assert!(text.contains(&format!("\n    {key}: ")), "{key}");
+            assert_ne!(default.get(key), Some(value), "{key}");
+        }
+    }
 }

@@ -8,6 +8,7 @@
 
 mod arrivals;
 mod bad_input;
+mod demo;
 mod drain;
 mod embedded;
 mod etcd_loss;

@@ -58,14 +58,24 @@ mod tests {
     #[test]
     fn repeats_are_told_from_new_ones() {
         let mut register = Register::default();
-        for (mark, safe) in
-            [(Some("l/1/0"), true), (Some("l/1/1"), false), (Some("l/1/0"), true), (None, true)]
-        {
+        for (mark, safe) in [
+            (Some("l/1/0"), true),
+            (Some("l/1/1"), false),
+            (Some("l/1/0"), true),
+            (None, true),
+        ] {
             register.note(mark, safe);
         }
         let arrivals = register.arrivals();
         assert_eq!((arrivals.requests, arrivals.different), (4, 2));
-        assert_eq!((arrivals.safe_again, arrivals.unsafe_again, arrivals.unmarked), (1, 0, 1));
+        assert_eq!(
+            (
+                arrivals.safe_again,
+                arrivals.unsafe_again,
+                arrivals.unmarked
+            ),
+            (1, 0, 1)
+        );
         register.note(Some("l/1/1"), false);
         assert_eq!(register.arrivals().unsafe_again, 1);
     }

@@ -46,7 +46,11 @@ pub(crate) struct Crowd {
 impl Crowd {
     /// Lets customers into the shops, so many to each; all of them together send `rate` requests a second.
     pub(crate) fn enter(shops: &[SocketAddr], rate: u32) -> Crowd {
-        let mut crowd = Crowd { tasks: JoinSet::new(), leaving: CancellationToken::new(), seen: Arc::default() };
+        let mut crowd = Crowd {
+            tasks: JoinSet::new(),
+            leaving: CancellationToken::new(),
+            seen: Arc::default(),
+        };
         let pace = Duration::from_secs(1) * CUSTOMERS / rate.max(1);
         for (seed, shop) in (0..CUSTOMERS).zip(shops.iter().cycle()) {
             let customer = Customer {
@@ -63,7 +67,10 @@ impl Crowd {
 
     /// What they saw until now.
     pub(crate) fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Lets every customer see the answer to the last request, and returns what all of them saw.
@@ -85,7 +92,11 @@ impl Customer {
     async fn shop(mut self, pace: Duration, leaving: CancellationToken) {
         let mut dice = Rng::new();
         let mut due = Instant::now() + pace.mul_f64(dice.f64());
-        while leaving.run_until_cancelled(tokio::time::sleep_until(due)).await.is_some() {
+        while leaving
+            .run_until_cancelled(tokio::time::sleep_until(due))
+            .await
+            .is_some()
+        {
             match self.visitor.wish() {
                 Some(wish) => self.ask(&wish).await,
                 None => self.wire.close(),
@@ -127,8 +138,10 @@ mod tests {
 
     #[tokio::test]
     async fn all_that_customers_send_reaches_the_shops() {
-        let (a, b) =
-            (Shop::open(Edition::Production).await.unwrap(), Shop::open(Edition::Production).await.unwrap());
+        let (a, b) = (
+            Shop::open(Edition::Production).await.unwrap(),
+            Shop::open(Edition::Production).await.unwrap(),
+        );
         let crowd = Crowd::enter(&[a.address(), b.address()], 400);
         while crowd.seen().answered < 50 {
             tokio::time::sleep(Duration::from_millis(10)).await;

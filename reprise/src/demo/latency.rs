@@ -103,8 +103,8 @@ reprise_replay_latency_seconds_bucket{le=\"0.1\",target=\"shop/staging\"} 0
 reprise_replay_latency_seconds_bucket{le=\"0.2\",target=\"shop/staging\"} 50
 reprise_replay_latency_seconds_bucket{le=\"0.4\",target=\"shop/staging\"} 100
 reprise_replay_latency_seconds_bucket{le=\"+Inf\",target=\"shop/staging\"} 100
-reprise_replay_latency_seconds_bucket{target=\"shop/next\",le=\"0.1\"} 0
-reprise_replay_latency_seconds_bucket{target=\"shop/next\",le=\"+Inf\"} 3 # {a=\"b\"} 9.0
+reprise_replay_latency_seconds_bucket{target=\"shop/v2\",le=\"0.1\"} 0
+reprise_replay_latency_seconds_bucket{target=\"shop/v2\",le=\"+Inf\"} 3 # {a=\"b\"} 9.0
 reprise_captured_total 7
 ";
 
@@ -120,7 +120,7 @@ reprise_captured_total 7
         assert!(close(staging.quantile(0.5), 0.2), "{staging:?}");
         assert!(close(staging.quantile(0.99), 0.396), "{staging:?}");
         // Nothing is known past the last bound.
-        assert!(close(targets["shop/next"].quantile(0.5), 0.1));
+        assert!(close(targets["shop/v2"].quantile(0.5), 0.1));
         assert_eq!(Histogram::default().quantile(0.5), None);
         assert!(by_target("").is_empty());
     }

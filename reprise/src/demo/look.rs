@@ -51,7 +51,13 @@ impl Part {
     /// A part that runs.
     pub(crate) fn new(name: &str, task: Task, admin: impl ToString) -> Part {
         let admin = Some(admin.to_string());
-        Part { name: name.to_owned(), task, admin, fate: None, said: Said::default() }
+        Part {
+            name: name.to_owned(),
+            task,
+            admin,
+            fate: None,
+            said: Said::default(),
+        }
     }
 
     /// Asks the part, where it still runs.
@@ -62,9 +68,11 @@ impl Part {
         let Some(admin) = &self.admin else {
             return Ok(());
         };
-        let ledger = fetch::page(admin, "/ledger").await.with_context(|| format!("look at {}", self.name))?;
-        let ledger: LedgerReport =
-            serde_json::from_slice(&ledger).with_context(|| format!("read the ledger of {}", self.name))?;
+        let ledger = fetch::page(admin, "/ledger")
+            .await
+            .with_context(|| format!("look at {}", self.name))?;
+        let ledger: LedgerReport = serde_json::from_slice(&ledger)
+            .with_context(|| format!("read the ledger of {}", self.name))?;
         self.said.epochs = ledger.epochs;
         if matches!(self.task, Task::Everything | Task::Send) {
             let metrics = fetch::page(admin, "/metrics").await;
@@ -81,7 +89,11 @@ impl Part {
 
     /// Exchanges that it has done its task on: captured, routed to an end, or sent.
     pub(crate) fn done(&self) -> u64 {
-        let accounts = self.said.epochs.iter().flat_map(|epoch| epoch.targets.values());
+        let accounts = self
+            .said
+            .epochs
+            .iter()
+            .flat_map(|epoch| epoch.targets.values());
         match self.task {
             Task::Everything | Task::Capture => self.said.epochs.iter().map(|e| e.captured).sum(),
             Task::Route => accounts.map(Account::total).sum(),
@@ -93,7 +105,9 @@ impl Part {
 /// The books of all that capture.
 pub(crate) fn books(parts: &[Part]) -> Vec<EpochReport> {
     let keepers = parts.iter().filter(|part| part.keeps_books());
-    keepers.flat_map(|part| part.said.epochs.iter().cloned()).collect()
+    keepers
+        .flat_map(|part| part.said.epochs.iter().cloned())
+        .collect()
 }
 
 /// How a target's exchanges ended, over all books.
@@ -108,7 +122,10 @@ pub(crate) fn account(books: &[EpochReport], target: &str) -> Account {
 /// A target's latencies, over all that send.
 pub(crate) fn latencies(parts: &[Part], target: &str) -> Histogram {
     let mut all = Histogram::default();
-    for part in parts.iter().filter_map(|part| part.said.latencies.get(target)) {
+    for part in parts
+        .iter()
+        .filter_map(|part| part.said.latencies.get(target))
+    {
         all.merge(part);
     }
     all

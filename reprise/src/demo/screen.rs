@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::termios::tcgetwinsize;
 
-use super::board::{Board, Line, Tone};
+use super::board::Board;
+use super::line::{Line, Tone};
 
 /// Between two drawings of a table.
 const REDRAW: Duration = Duration::from_millis(500);
@@ -47,7 +48,12 @@ impl Screen {
         };
         // https://no-color.org: set and not empty.
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Screen { out, kind, colours: kind == Kind::Terminal && !unwanted, drawn: 0 }
+        Screen {
+            out,
+            kind,
+            colours: kind == Kind::Terminal && !unwanted,
+            drawn: 0,
+        }
     }
 
     /// Between two calls of [`Screen::draw`].
@@ -95,7 +101,9 @@ impl Screen {
             // On a terminal too: it may have been cut, and now it may scroll.
             Kind::Terminal | Kind::Plain => {
                 let mut text = self.back();
-                text.push('\n');
+                if self.kind == Kind::Plain {
+                    text.push('\n');
+                }
                 for line in board.lines() {
                     let _ = writeln!(text, "{}", self.toned(line.tone, &line.text));
                 }
@@ -166,7 +174,12 @@ mod tests {
     use super::*;
 
     fn screen(colours: bool) -> Screen {
-        Screen { out: io::stdout(), kind: Kind::Terminal, colours, drawn: 3 }
+        Screen {
+            out: io::stdout(),
+            kind: Kind::Terminal,
+            colours,
+            drawn: 3,
+        }
     }
 
     #[test]
@@ -179,6 +192,13 @@ mod tests {
     #[test]
     fn the_cursor_goes_back_over_what_was_drawn() {
         assert_eq!(screen(false).back(), "\x1b[3A\x1b[J");
-        assert_eq!(Screen { drawn: 0, ..screen(false) }.back(), "");
+        assert_eq!(
+            Screen {
+                drawn: 0,
+                ..screen(false)
+            }
+            .back(),
+            ""
+        );
     }
 }

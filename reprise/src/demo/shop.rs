@@ -84,7 +84,11 @@ impl Shop {
 
     /// What came until now.
     pub(crate) fn arrivals(&self) -> Arrivals {
-        self.counter.arrivals.lock().unwrap_or_else(PoisonError::into_inner).arrivals()
+        self.counter
+            .arrivals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .arrivals()
     }
 
     /// Copies that the mirror endpoint didn't take.
@@ -117,7 +121,10 @@ async fn converse(stream: TcpStream, counter: Arc<Counter>) {
         return; // It is gone already.
     }
     // Copies keep the order of the connection that they came on, on one of their own.
-    let mirror = counter.mirror.get().map(|endpoint| Arc::new(AsyncMutex::new(Wire::new(*endpoint))));
+    let mirror = counter
+        .mirror
+        .get()
+        .map(|endpoint| Arc::new(AsyncMutex::new(Wire::new(*endpoint))));
     let dice = Mutex::new(Rng::new());
     let service = service_fn(async |request: Request<Incoming>| {
         answer(request, &counter, mirror.as_ref(), &dice).await
@@ -141,7 +148,10 @@ async fn answer(
     let (delay, reply) = {
         let mut dice = dice.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = asked(&head, &body);
-        (counter.edition.delay(&mut dice), counter.edition.reply(&asked, &mut dice))
+        (
+            counter.edition.delay(&mut dice),
+            counter.edition.reply(&asked, &mut dice),
+        )
     };
     if let Some(mirror) = mirror {
         // As with nginx: the reply doesn't wait for the copy, but the connection's next request does.
@@ -167,7 +177,9 @@ impl Counter {
 
 fn asked<'a>(head: &'a Parts, body: &'a [u8]) -> Asked<'a> {
     let cookies = head.headers.get_all(header::COOKIE).iter();
-    let signed_in = cookies.filter_map(|value| value.to_str().ok()).any(|value| value.contains("sid="));
+    let signed_in = cookies
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("sid="));
     Asked {
         method: head.method.as_str(),
         path: head.uri.path(),
@@ -191,7 +203,10 @@ fn response(reply: Reply) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(reply.body));
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(reply.content_type));
+    headers.insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(reply.content_type),
+    );
     if let Some(location) = reply.location {
         headers.insert(header::LOCATION, header::HeaderValue::from_static(location));
     }
@@ -209,7 +224,9 @@ mod tests {
     use super::*;
 
     fn get(path: &str) -> Request<Full<Bytes>> {
-        let request = Request::get(path).header(header::HOST, "shop").header(MARKER, "l/1/1");
+        let request = Request::get(path)
+            .header(header::HOST, "shop")
+            .header(MARKER, "l/1/1");
         request.body(Full::default()).unwrap()
     }
 
@@ -219,13 +236,17 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(30), waiting)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
     async fn a_copy_of_each_request_reaches_the_mirror() {
-        let (shop, mirror) =
-            (Shop::open(Edition::Production).await.unwrap(), Shop::open(Edition::Next).await.unwrap());
+        let (shop, mirror) = (
+            Shop::open(Edition::Production).await.unwrap(),
+            Shop::open(Edition::V2).await.unwrap(),
+        );
         shop.mirror_to(mirror.address());
         let mut wire = Wire::new(shop.address());
         for _ in 0..3 {
@@ -234,14 +255,25 @@ mod tests {
         }
         until(|| mirror.arrivals().requests == 3).await;
         assert_eq!(shop.arrivals(), mirror.arrivals());
-        assert_eq!(mirror.arrivals(), Arrivals { requests: 3, different: 1, safe_again: 2, ..Arrivals::default() });
+        assert_eq!(
+            mirror.arrivals(),
+            Arrivals {
+                requests: 3,
+                different: 1,
+                safe_again: 2,
+                ..Arrivals::default()
+            }
+        );
         assert_eq!(shop.not_mirrored(), 0);
     }
 
     #[tokio::test]
     async fn a_mirror_that_is_not_there_harms_no_customer() {
         let shop = Shop::open(Edition::Production).await.unwrap();
-        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         shop.mirror_to(nobody);
         Wire::new(shop.address()).ask(get("/")).await.unwrap();
         until(|| shop.not_mirrored() == 1).await;

@@ -19,7 +19,14 @@ const BROWSERS: [&str; 3] = [
     "ShopApp/4.2 (iPhone; iOS 18.1)",
 ];
 
-const WORDS: [&str; 6] = ["tea", "green%20tea", "mug", "caf%C3%A9", "gift+box", "spoon"];
+const WORDS: [&str; 6] = [
+    "tea",
+    "green%20tea",
+    "mug",
+    "caf%C3%A9",
+    "gift+box",
+    "spoon",
+];
 
 /// One customer after another at the same machine: each signs in, looks around, and leaves.
 #[derive(Debug)]
@@ -49,8 +56,14 @@ impl Visitor {
     pub(crate) fn new(seed: u64) -> Visitor {
         let mut dice = Rng::with_seed(seed);
         let browser = BROWSERS[dice.usize(..BROWSERS.len())];
-        let left = dice.u32(10..40);
-        Visitor { dice, browser, cookie: None, left, referer: "/".to_owned() }
+        let left = dice.u32(20..60);
+        Visitor {
+            dice,
+            browser,
+            cookie: None,
+            left,
+            referer: "/".to_owned(),
+        }
     }
 
     /// What the customer asks for next; nothing when this one leaves and closes the browser.
@@ -83,13 +96,20 @@ impl Visitor {
     ///
     /// # Errors
     /// Never for the wishes made here.
-    pub(crate) fn request(&self, host: &str, wish: &Wish) -> hyper::http::Result<Request<Full<Bytes>>> {
+    pub(crate) fn request(
+        &self,
+        host: &str,
+        wish: &Wish,
+    ) -> hyper::http::Result<Request<Full<Bytes>>> {
         let mut request = Request::builder()
             .method(wish.method.clone())
             .uri(&wish.path)
             .header(header::HOST, host)
             .header(header::USER_AGENT, self.browser)
-            .header(header::ACCEPT, "text/html, application/json;q=0.9, */*;q=0.5")
+            .header(
+                header::ACCEPT,
+                "text/html, application/json;q=0.9, */*;q=0.5",
+            )
             .header(header::ACCEPT_LANGUAGE, "en, de;q=0.7")
             .header(header::REFERER, format!("http://{host}{}", self.referer));
         if let Some(sid) = &self.cookie {
@@ -98,7 +118,9 @@ impl Visitor {
         let Some((media_type, body)) = &wish.body else {
             return request.body(Full::default());
         };
-        request.header(header::CONTENT_TYPE, *media_type).body(Full::from(body.clone()))
+        request
+            .header(header::CONTENT_TYPE, *media_type)
+            .body(Full::from(body.clone()))
     }
 
     fn look_around(&mut self) -> Wish {
@@ -107,7 +129,10 @@ impl Visitor {
         let quantity = self.dice.u32(1..5);
         match self.dice.u32(0..100) {
             0..8 => Wish::plain(Method::GET, "/"),
-            8..22 => Wish::plain(Method::GET, format!("/products?page={}", self.dice.u32(1..7))),
+            8..22 => Wish::plain(
+                Method::GET,
+                format!("/products?page={}", self.dice.u32(1..7)),
+            ),
             22..46 => Wish::plain(Method::GET, format!("/products/{id}")),
             46..58 => Wish::plain(Method::GET, format!("/api/products/{id}")),
             58..68 => {
@@ -118,11 +143,12 @@ impl Visitor {
             76..81 => Wish::plain(Method::GET, "/cart"),
             81 => Wish::plain(Method::GET, "/old/catalogue.html"),
             82..85 => Wish::plain(Method::HEAD, format!("/products/{id}")),
-            85..96 => {
-                let item = format!(r#"{{"product": {id}, "quantity": {quantity}, "note": "café"}}"#);
+            85..94 => {
+                let item =
+                    format!(r#"{{"product": {id}, "quantity": {quantity}, "note": "café"}}"#);
                 Wish::with_body(Method::POST, "/cart", JSON, item)
             }
-            96..98 => {
+            94..96 => {
                 let item = format!(r#"{{"quantity": {quantity}}}"#);
                 Wish::with_body(Method::PUT, format!("/cart/{id}"), JSON, item)
             }
@@ -133,7 +159,11 @@ impl Visitor {
 
 impl Wish {
     fn plain(method: Method, path: impl Into<String>) -> Wish {
-        Wish { method, path: path.into(), body: None }
+        Wish {
+            method,
+            path: path.into(),
+            body: None,
+        }
     }
 
     fn with_body(
@@ -142,7 +172,11 @@ impl Wish {
         media_type: &'static str,
         body: impl Into<String>,
     ) -> Wish {
-        Wish { method, path: path.into(), body: Some((media_type, body.into())) }
+        Wish {
+            method,
+            path: path.into(),
+            body: Some((media_type, body.into())),
+        }
     }
 }
 

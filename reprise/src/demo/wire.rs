@@ -34,7 +34,10 @@ impl Wire {
     ///
     /// # Errors
     /// When the connection can't be had or breaks, or no answer comes in time. The next request opens another one.
-    pub(crate) async fn ask(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
+    pub(crate) async fn ask(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> anyhow::Result<Response<Bytes>> {
         let answer = tokio::time::timeout(LIMIT, self.converse(request)).await;
         let answer = answer.context("no answer in time").flatten();
         if answer.is_err() {
