@@ -12,6 +12,9 @@ use crate::capture::CaptureSpec;
 /// Where people and probes find a listener's admin port by default.
 pub const ADMIN_PORT: u16 = 28493;
 
+/// A larger request would not fit into a message with what surrounds it.
+pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
+
 /// A listener's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -62,6 +65,12 @@ impl Config {
     /// # Errors
     /// One line that says which settings don't go together.
     pub fn validate(&self) -> anyhow::Result<()> {
+        if self.max_exchange > MAX_EXCHANGE {
+            bail!(
+                "max_exchange {} is over {MAX_EXCHANGE}, which is all that the wire carries",
+                self.max_exchange
+            );
+        }
         if self.capture.is_empty() && self.mirror.is_empty() {
             bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
         }

@@ -28,6 +28,9 @@ const BATCH: Room = Room {
 /// A relay whose stream has ended is tried after all others for so long.
 const AVOID: Duration = Duration::from_secs(5);
 
+/// A stream that lived so long was a good one.
+const LIVED: Duration = Duration::from_secs(10);
+
 /// At the end the relay is given this time to close its side.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -66,13 +69,24 @@ pub(crate) async fn ship(
     match relays {
         Relays::InProcess(outlet) => shipper.pump("in-process", outlet, &stop).await,
         Relays::Network(mut members) => {
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
             while !stop.is_cancelled() {
                 let connecting = shipper.connect(&mut members);
                 let (relay, outlet) = tokio::select! {
                     connected = connecting => connected,
                     () = stop.cancelled() => return,
                 };
+                let opened = Instant::now();
                 shipper.pump(&relay, outlet, &stop).await;
+                // Whatever breaks streams at once must not have us send the window over and over.
+                if opened.elapsed() > LIVED {
+                    backoff.reset();
+                    continue;
+                }
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    () = stop.cancelled() => {}
+                }
             }
         }
     }

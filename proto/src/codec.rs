@@ -8,10 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::{
     Disposition, Epoch, Exchange, ExchangeId, Head, Source, Target, TargetDocument, TargetName,
 };
+
+use tracing::warn;
 
 use crate::message::{
     Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
@@ -247,6 +250,9 @@ fn decode_outcome(outcome: &wire::Outcome) -> Decoded<Disposition> {
     })
 }
 
+/// Of one message; a sequence number takes a byte on the wire and much more in memory.
+const MAX_SETTLEMENTS: usize = 1 << 20;
+
 /// Epochs and target names repeat from message to message; a decoder hands out the same ones again.
 #[derive(Default)]
 pub(crate) struct Decoder {
@@ -318,8 +324,13 @@ impl Decoder {
         match message.message {
             Some(Down::Batch(batch)) => Ok(Some(Downstream::Batch(self.batch(batch)?))),
             Some(Down::Targets(targets)) => {
-                let targets = targets.documents.into_iter().map(decode_target);
-                Ok(Some(Downstream::Targets(targets.collect::<Decoded<_>>()?)))
+                // One that this version can't read must not cost the others anything.
+                let targets = targets.documents.into_iter().filter_map(|document| {
+                    decode_target(document)
+                        .inspect_err(|error| warn!("a relay's target is left out: {error}"))
+                        .ok()
+                });
+                Ok(Some(Downstream::Targets(targets.collect())))
             }
             Some(Down::Hello(_)) => Err(protocol("a second Hello")),
             // A neighbour of a newer version may say more than we know.
@@ -393,6 +404,9 @@ impl Decoder {
                     .ok_or_else(|| protocol("an outcome's target is not in its message"))?;
                 outcomes.push((target.clone(), decode_outcome(outcome)?));
             }
+            if settlements.len() + run.sequences.len() > MAX_SETTLEMENTS {
+                return Err(protocol("more settlements than any window holds"));
+            }
             settlements.extend(run.sequences.into_iter().map(|sequence| Settlement {
                 id: ExchangeId {
                     epoch: epoch.clone(),
@@ -429,6 +443,18 @@ impl Decoder {
     }
 }
 
+/// Parts up to this size, bytes, are copied out of their message: as slices, one that waits would keep a whole batch in
+/// memory, of which nobody's books know. Larger ones are most of their message and stay slices.
+const SMALL: usize = 32 << 10;
+
+fn own(part: Bytes) -> Bytes {
+    match part.len() {
+        0 => Bytes::new(),
+        1..=SMALL => Bytes::copy_from_slice(&part),
+        _ => part,
+    }
+}
+
 fn decode_request(exchange: wire::Exchange) -> Decoded<Captured> {
     let address = |text: &str| {
         text.parse::<SocketAddr>()
@@ -443,9 +469,9 @@ fn decode_request(exchange: wire::Exchange) -> Decoded<Captured> {
         client: address(&exchange.client)?,
         server: address(&exchange.server)?,
         source,
-        head: Head::parse(exchange.head).map_err(|error| protocol(error.to_string()))?,
-        body: exchange.body,
-        trailers: exchange.trailers,
+        head: Head::parse(own(exchange.head)).map_err(|error| protocol(error.to_string()))?,
+        body: own(exchange.body),
+        trailers: own(exchange.trailers),
     })
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -29,14 +30,21 @@ pub type Inlets = mpsc::Receiver<Inlet>;
 /// A connection must show its first bytes within this time.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Peers have this time to take the last answers.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// What every HTTP/2 client sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Connections that wait for their first bytes at the same time.
 const MAX_NASCENT: usize = 1024;
 
-/// Serves streams on a bound socket until `stop` is cancelled; each stream's first answer is `welcome`.
-pub fn serve(listener: TcpListener, welcome: Welcome, stop: CancellationToken) -> Inlets {
+/// Serves streams on a bound socket until `stop` is cancelled; each stream's first answer is `welcome`. See [`ended`].
+pub fn serve(
+    listener: TcpListener,
+    welcome: Welcome,
+    stop: CancellationToken,
+) -> (Inlets, JoinHandle<()>) {
     let (accepted, inlets) = mpsc::channel(DEPTH);
     let (opened, connections) = mpsc::channel(DEPTH);
     tokio::spawn(accept(listener, opened, stop.clone()));
@@ -51,12 +59,21 @@ pub fn serve(listener: TcpListener, welcome: Welcome, stop: CancellationToken) -
         .initial_connection_window_size(FLOW_WINDOW)
         .add_service(service)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop.cancelled_owned());
-    tokio::spawn(async move {
+    let server = tokio::spawn(async move {
         if let Err(error) = server.await {
             warn!(%error, "delivery server ended");
         }
     });
-    inlets
+    (inlets, server)
+}
+
+/// Waits until a server that was stopped has sent the last of its answers, for two seconds at most.
+pub async fn ended(server: JoinHandle<()>) {
+    match tokio::time::timeout(FAREWELL, server).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "the delivery server failed"),
+        Err(_) => debug!("a peer kept its connection open"),
+    }
 }
 
 async fn accept(

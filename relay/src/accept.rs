@@ -1,14 +1,12 @@
 //! Serves one listener's stream.
 //!
 //! What enters: its batches. What leaves: `accepted` for each batch in custody, and settlements as exchanges end.
-//! What may be lost: nothing; when the stream breaks the listener has everything that was not settled, and what
-//! is under way goes on to its target, where a second copy will be recognised.
+//! What may be lost: nothing; when the stream breaks the listener has everything that was not settled. What was
+//! sent on goes on to its target, and its replayer recognises a second copy; what was not is forgotten here.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use reprise_proto::{Downstream, Inlet, LinkError, Upstream};
-use reprise_traffic::Epoch;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -46,6 +44,7 @@ pub(crate) async fn serve(
             let outstanding = custody.outstanding();
             warn!(outstanding, "lost a listener: {error}");
             answers.abort();
+            custody.abandon();
             return;
         }
     }
@@ -62,11 +61,10 @@ async fn take(
     watermarks: &Watermarks,
     up: mpsc::Sender<Upstream>,
 ) -> Result<(), LinkError> {
-    let mut epochs: HashSet<Arc<Epoch>> = HashSet::new();
-    let end = loop {
+    loop {
         let batch = match down.recv().await {
-            None => break Ok(()),
-            Some(Err(error)) => break Err(error),
+            None => return Ok(()),
+            Some(Err(error)) => return Err(error),
             Some(Ok(Downstream::Targets(_))) => {
                 debug!("a listener sent targets, which a relay has from elsewhere");
                 continue;
@@ -74,7 +72,6 @@ async fn take(
             Some(Ok(Downstream::Batch(batch))) => batch,
         };
         watermarks.raise(&batch.settled_below);
-        epochs.extend(batch.settled_below.iter().map(|(epoch, _)| epoch.clone()));
         let span = info_span!("batch", id = batch.id, parcels = batch.parcels.len());
         let routing = async {
             for parcel in batch.parcels {
@@ -83,11 +80,9 @@ async fn take(
         };
         routing.instrument(span).await;
         if up.send(Upstream::Accepted(batch.id)).await.is_err() {
-            break Err(LinkError::Lost("the listener reads no answers".to_owned()));
+            return Err(LinkError::Lost("it reads no answers".to_owned()));
         }
-    };
-    watermarks.forget(epochs.iter());
-    end
+    }
 }
 
 async fn answer(
@@ -98,25 +93,28 @@ async fn answer(
 ) {
     let mut told = false;
     loop {
-        let settlements = custody.settlements();
+        // First, or a busy listener would never hear of it.
+        if !told && leaving.is_cancelled() {
+            told = true;
+            let reason = "the relay is stopping".to_owned();
+            if up.send(Upstream::GoAway(reason)).await.is_err() {
+                return custody.abandon();
+            }
+        }
+        let (settlements, outstanding) = custody.take_settled();
         if !settlements.is_empty() {
             if up.send(Upstream::Settled(settlements)).await.is_err() {
-                return;
+                return custody.abandon();
             }
             continue;
         }
-        if input_ended.is_cancelled() && custody.outstanding() == 0 {
+        if input_ended.is_cancelled() && outstanding == 0 {
             return;
         }
         tokio::select! {
             () = custody.changed.notified() => {}
             () = input_ended.cancelled(), if !input_ended.is_cancelled() => {}
-            () = leaving.cancelled(), if !told => {
-                told = true;
-                if up.send(Upstream::GoAway("the relay is stopping".to_owned())).await.is_err() {
-                    return;
-                }
-            }
+            () = leaving.cancelled(), if !told => {}
         }
     }
 }

@@ -6,12 +6,13 @@
 //! listener has the exchanges still and sends them to another relay.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use reprise_proto::{Delivery, Parcel, Settlement};
 use reprise_traffic::ledger::Tally;
-use reprise_traffic::{Disposition, Exchange, ExchangeId, Fault, Target, TargetName};
+use reprise_traffic::{Disposition, DropReason, Exchange, ExchangeId, Fault, Target, TargetName};
 use tokio::sync::{Notify, Semaphore};
 
 /// The relay's memory for exchanges in custody, in KiB. Whoever takes more waits, and with it its listener.
@@ -55,6 +56,7 @@ pub(crate) struct Custody {
     budget: Budget,
     tally: Arc<Mutex<Tally>>,
     inner: Mutex<Inner>,
+    abandoned: AtomicBool,
     /// Told when there are settlements to send, or none outstanding.
     pub(crate) changed: Notify,
 }
@@ -79,6 +81,7 @@ impl Custody {
             budget,
             tally,
             inner: Mutex::default(),
+            abandoned: AtomicBool::new(false),
             changed: Notify::new(),
         })
     }
@@ -159,9 +162,21 @@ impl Custody {
         }
     }
 
-    /// Settlements that were not taken yet.
-    pub(crate) fn settlements(&self) -> Vec<Settlement> {
-        std::mem::take(&mut self.lock().settled)
+    /// Settlements that were not taken yet, and how many exchanges are still to come.
+    pub(crate) fn take_settled(&self) -> (Vec<Settlement>, usize) {
+        // One look at both: an answer between two looks would be left behind.
+        let mut inner = self.lock();
+        (std::mem::take(&mut inner.settled), inner.pending.len())
+    }
+
+    /// The listener's stream is gone. It has everything still and sends it to another relay: what was not sent on
+    /// from here need not be, and its memory is free.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        let pending = std::mem::take(&mut self.lock().pending);
+        for pending in pending.into_values() {
+            self.budget.give_back(pending.size);
+        }
     }
 
     /// Exchanges without an answer for all their targets.
@@ -189,6 +204,28 @@ impl Job {
     /// Answers for good.
     pub(crate) fn settle(mut self, disposition: Disposition) {
         self.answer(disposition);
+    }
+
+    /// Gives the job up for a reason of this relay's own. Where an earlier copy of an unsafe request may have
+    /// reached the target, nobody can say that it was dropped.
+    pub(crate) fn give_up(self, reason: DropReason) {
+        let in_doubt = self.resent.is_some() && !self.exchange.request.head.is_safe();
+        self.settle(match in_doubt {
+            true => Disposition::Unknown,
+            false => Disposition::Dropped(reason),
+        });
+    }
+
+    /// False when the listener that it came from is gone and sends it to another relay.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.custody
+            .as_ref()
+            .is_none_or(|custody| !custody.abandoned.load(Ordering::Relaxed))
+    }
+
+    /// Forgets a job that is not wanted.
+    pub(crate) fn discard(mut self) {
+        self.custody = None;
     }
 
     fn answer(&mut self, disposition: Disposition) {
@@ -233,10 +270,10 @@ mod tests {
         let mut jobs = custody.take(parcel(5), targets.iter()).await;
         assert_eq!(custody.outstanding(), 1);
         jobs.remove(0).settle(Disposition::Replayed(200));
-        assert!(custody.settlements().is_empty());
+        assert!(custody.take_settled().0.is_empty());
         // A job that is forgotten answers for itself.
         drop(jobs);
-        let settled = custody.settlements();
+        let settled = custody.take_settled().0;
         assert_eq!(settled.len(), 1);
         assert_eq!(settled[0].id.sequence, 5);
         assert_eq!(settled[0].outcomes[1].1, Disposition::Failed(Fault::Ours));
@@ -247,7 +284,7 @@ mod tests {
     async fn without_targets_it_is_settled_at_once() {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         assert!(custody.take(parcel(1), [].iter()).await.is_empty());
-        assert_eq!(custody.settlements().len(), 1);
+        assert_eq!(custody.take_settled().0.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use reprise_node::membership::Targets;
 use reprise_node::{Backoff, LogLimit};
 use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Upstream};
-use reprise_traffic::Disposition;
+use reprise_traffic::{Disposition, DropReason};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::custody::Job;
-use crate::link::{Link, Load, Orphans};
+use crate::link::{Link, Load, Orphans, Refused};
 use crate::pools::Pools;
 use crate::watermarks::Watermarks;
 
@@ -90,8 +90,8 @@ impl Feed {
         self.link.open(&welcome);
         for job in returning {
             // The lane is empty, and its bound does not matter to what was in custody before.
-            if let Err(refused) = self.link.offer(job) {
-                debug!(?refused, "a returning job found no place");
+            if let Err(Refused::Down(job) | Refused::Full(job)) = self.link.offer(job) {
+                job.settle(Disposition::Unknown);
             }
         }
         self.pools.rebuild();
@@ -177,7 +177,13 @@ impl Feed {
                 Ok(Upstream::Returned(deliveries)) => {
                     let jobs = self.link.returned(&deliveries);
                     debug!(replayer, jobs = jobs.len(), "replayer returned jobs");
-                    self.pools.send_all(jobs);
+                    // One that stays and does not want them won't want them a moment later.
+                    match self.link.is_up() {
+                        true => jobs
+                            .into_iter()
+                            .for_each(|job| job.give_up(DropReason::NoReplayer)),
+                        false => self.pools.send_all(jobs),
+                    }
                 }
                 Ok(Upstream::GoAway(reason)) => {
                     info!(replayer, "replayer is leaving: {reason}");
@@ -230,7 +236,7 @@ impl Doubtful {
         if self.incarnation != incarnation {
             self.give_up_after(Duration::ZERO);
         }
-        self.jobs.drain(..).map(again).collect()
+        self.jobs.drain(..).collect()
     }
 
     fn give_up_after(&mut self, patience: Duration) {
@@ -239,5 +245,11 @@ impl Doubtful {
                 job.settle(Disposition::Unknown);
             }
         }
+    }
+}
+
+impl Drop for Doubtful {
+    fn drop(&mut self) {
+        self.give_up_after(Duration::ZERO);
     }
 }

@@ -40,6 +40,7 @@ pub use run::run;
 use crate::custody::{Budget, Custody};
 use crate::feed::{Doubtful, Feed};
 use crate::link::Link;
+pub use crate::link::Load;
 use crate::pools::{Pools, Serving};
 use crate::route::Router;
 use crate::watermarks::Watermarks;
@@ -67,6 +68,8 @@ pub struct Parts {
     pub replayers: Replayers,
     /// Bytes of exchanges in custody.
     pub memory: usize,
+    /// What may wait for one target at one replayer.
+    pub lane: Load,
     /// Gets the condition `pools`.
     pub health: Health,
 }
@@ -94,6 +97,7 @@ impl Relay {
             targets,
             replayers,
             memory,
+            lane,
             health,
         } = parts;
         // One target without replayers may not take the others' room.
@@ -123,7 +127,7 @@ impl Relay {
             pools: relay.pools.clone(),
             targets,
             watermarks: relay.watermarks.clone(),
-            lane_bytes: memory,
+            lane,
             feeds: relay.feeds.clone(),
             retire: relay.retire.clone(),
         };
@@ -207,14 +211,14 @@ struct Feeder {
     pools: Arc<Pools>,
     targets: watch::Receiver<Targets>,
     watermarks: Watermarks,
-    lane_bytes: usize,
+    lane: Load,
     feeds: TaskTracker,
     retire: CancellationToken,
 }
 
 impl Feeder {
     fn feed(&self, name: &str, weight: u32, pools: Vec<String>) -> Feed {
-        let link = Arc::new(Link::new(name.to_owned(), weight, self.lane_bytes));
+        let link = Arc::new(Link::new(name.to_owned(), weight, self.lane));
         self.pools.add(Serving {
             link: link.clone(),
             pools,
@@ -231,8 +235,7 @@ impl Feeder {
     fn feed_in_process(&self, outlet: Outlet) {
         let feed = self.feed("in-process", 1, Vec::new());
         self.feeds.spawn(async move {
-            let end = feed.pump(outlet, Doubtful::default()).await;
-            drop(end);
+            feed.pump(outlet, Doubtful::default()).await;
         });
     }
 

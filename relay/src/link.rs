@@ -11,16 +11,18 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reprise_proto::{Delivery, Parcel, Settlement, Welcome};
-use reprise_traffic::{Disposition, DropReason, TargetName};
+use reprise_traffic::{DropReason, TargetName};
 use tokio::sync::Notify;
 
 use crate::custody::Job;
 
 /// How much a lane or a stream holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Load {
-    pub(crate) bytes: usize,
-    pub(crate) jobs: usize,
+pub struct Load {
+    /// Bytes of exchanges.
+    pub bytes: usize,
+    /// Exchanges.
+    pub jobs: usize,
 }
 
 impl Load {
@@ -59,6 +61,20 @@ struct Lane {
     sent: Load,
 }
 
+/// A job that is with the replayer.
+#[derive(Debug)]
+struct Flight {
+    job: Job,
+    /// The same again, from a listener that came back: answered with the first, and not sent.
+    copies: Vec<Job>,
+}
+
+impl Flight {
+    fn into_jobs(self) -> impl Iterator<Item = Job> {
+        std::iter::once(self.job).chain(self.copies)
+    }
+}
+
 #[derive(Debug)]
 struct State {
     phase: Phase,
@@ -66,7 +82,7 @@ struct State {
     credit: Load,
     sent: Load,
     lanes: BTreeMap<TargetName, Lane>,
-    in_flight: HashMap<Delivery, Job>,
+    in_flight: HashMap<Delivery, Flight>,
     /// The target whose turn comes next.
     turn: Option<TargetName>,
 }
@@ -76,8 +92,8 @@ struct State {
 pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) weight: u32,
-    /// Bytes that may wait for one target.
-    lane_bytes: usize,
+    /// What may wait for one target.
+    lane: Load,
     state: Mutex<State>,
     /// Told when there may be something to send.
     pub(crate) changed: Notify,
@@ -93,7 +109,7 @@ pub(crate) struct Orphans {
 }
 
 impl Link {
-    pub(crate) fn new(name: String, weight: u32, lane_bytes: usize) -> Link {
+    pub(crate) fn new(name: String, weight: u32, lane: Load) -> Link {
         let state = State {
             phase: Phase::Down,
             incarnation: 0,
@@ -106,7 +122,7 @@ impl Link {
         Link {
             name,
             weight,
-            lane_bytes,
+            lane,
             state: Mutex::new(state),
             changed: Notify::new(),
         }
@@ -154,7 +170,10 @@ impl Link {
         let unsent = state.take_queues();
         state.lanes.clear();
         state.sent = Load::default();
-        let mut sent: Vec<Job> = std::mem::take(&mut state.in_flight).into_values().collect();
+        let mut sent: Vec<Job> = std::mem::take(&mut state.in_flight)
+            .into_values()
+            .flat_map(Flight::into_jobs)
+            .collect();
         // A session's exchanges go on in their order, wherever they go.
         sent.sort_by_key(|job| job.exchange.id.sequence);
         Orphans { unsent, sent }
@@ -168,7 +187,8 @@ impl Link {
         }
         let size = job.size();
         let lane = state.lanes.entry(job.target.name.clone()).or_default();
-        if lane.queued_bytes + size > self.lane_bytes && !lane.queue.is_empty() {
+        let full = lane.queued_bytes + size > self.lane.bytes || lane.queue.len() >= self.lane.jobs;
+        if full && !lane.queue.is_empty() {
             return Err(Refused::Full(job));
         }
         lane.queued_bytes += size;
@@ -184,9 +204,23 @@ impl Link {
         let parcels = self.lock().take(most, &mut expired);
         // Answered outside the lock: an answer takes the custody's.
         for job in expired {
-            job.settle(Disposition::Dropped(DropReason::Expired));
+            match job.is_wanted() {
+                true => job.give_up(DropReason::Expired),
+                false => job.discard(),
+            }
         }
         parcels
+    }
+
+    /// Takes out what waits for targets other than these.
+    pub(crate) fn retain_targets(&self, known: impl Fn(&TargetName) -> bool) -> Vec<Job> {
+        let mut state = self.lock();
+        let gone = state.lanes.iter_mut().filter(|(name, _)| !known(name));
+        gone.flat_map(|(_, lane)| {
+            lane.queued_bytes = 0;
+            std::mem::take(&mut lane.queue)
+        })
+        .collect()
     }
 
     /// The replayer answered.
@@ -200,7 +234,11 @@ impl Link {
                         id: id.clone(),
                         target,
                     };
-                    answered.extend(state.land(&delivery).map(|job| (job, disposition)));
+                    let flight = state
+                        .land(&delivery)
+                        .into_iter()
+                        .flat_map(Flight::into_jobs);
+                    answered.extend(flight.map(|job| (job, disposition)));
                 }
             }
         }
@@ -216,6 +254,7 @@ impl Link {
         let jobs = deliveries
             .iter()
             .filter_map(|delivery| state.land(delivery))
+            .flat_map(Flight::into_jobs)
             .collect();
         drop(state);
         self.changed.notify_one();
@@ -241,9 +280,9 @@ impl State {
     }
 
     /// A job is no longer with the replayer.
-    fn land(&mut self, delivery: &Delivery) -> Option<Job> {
-        let job = self.in_flight.remove(delivery)?;
-        let size = job.size();
+    fn land(&mut self, delivery: &Delivery) -> Option<Flight> {
+        let flight = self.in_flight.remove(delivery)?;
+        let size = flight.job.size();
         self.sent.remove(size);
         if let Some(lane) = self.lanes.get_mut(&delivery.target) {
             lane.sent.remove(size);
@@ -251,7 +290,7 @@ impl State {
                 self.lanes.remove(&delivery.target);
             }
         }
-        Some(job)
+        Some(flight)
     }
 
     fn take(&mut self, most: Load, expired: &mut Vec<Job>) -> Vec<Parcel> {
@@ -274,6 +313,8 @@ impl State {
                 None => idle_turns += 1,
             }
         }
+        self.lanes
+            .retain(|_, lane| !lane.queue.is_empty() || lane.sent.jobs > 0);
         parcels
     }
 
@@ -290,15 +331,20 @@ impl State {
     }
 
     fn take_one(&mut self, target: &TargetName, expired: &mut Vec<Job>) -> Option<Parcel> {
-        // One target alone may use the whole credit, several share it.
-        let share = self.lanes.len();
+        // A part of the credit stays free for a target that has nothing to send just now.
+        let share = self.lanes.len() + 1;
         let lane = self.lanes.get_mut(target)?;
         loop {
             let job = lane.queue.front()?;
             let size = job.size();
-            if job.is_expired() {
+            if job.is_expired() || !job.is_wanted() {
                 lane.queued_bytes -= size;
                 expired.extend(lane.queue.pop_front());
+                continue;
+            }
+            if let Some(first) = self.in_flight.get_mut(&job.delivery()) {
+                lane.queued_bytes -= size;
+                first.copies.extend(lane.queue.pop_front());
                 continue;
             }
             let fits = |used: Load, share: usize| {
@@ -318,7 +364,11 @@ impl State {
                 target: Some(job.target.name.clone()),
                 resent: job.resent,
             };
-            self.in_flight.insert(job.delivery(), job);
+            let flight = Flight {
+                job,
+                copies: Vec::new(),
+            };
+            self.in_flight.insert(flight.job.delivery(), flight);
             return Some(parcel);
         }
     }
@@ -327,6 +377,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use reprise_traffic::Disposition;
 
     use super::*;
     use crate::custody::{Budget, Custody};
@@ -338,7 +390,14 @@ mod tests {
     };
 
     fn link(window_exchanges: u64) -> Link {
-        let link = Link::new("r".to_owned(), 1, 100_000);
+        let link = Link::new(
+            "r".to_owned(),
+            1,
+            Load {
+                bytes: 100_000,
+                jobs: 1000,
+            },
+        );
         link.open(&Welcome {
             node: "r".to_owned(),
             version: String::new(),
@@ -365,7 +424,8 @@ mod tests {
 
         fn ends(&self) -> Vec<Disposition> {
             self.0
-                .settlements()
+                .take_settled()
+                .0
                 .into_iter()
                 .flat_map(|s| s.outcomes)
                 .map(|(_, d)| d)
@@ -396,7 +456,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_stream_tells_sent_from_unsent() {
-        let (link, books) = (link(2), Books::new());
+        let (link, books) = (link(4), Books::new());
         for sequence in 0..5 {
             link.offer(books.job("t/a", sequence).await).unwrap();
         }
@@ -411,6 +471,33 @@ mod tests {
         assert_eq!(orphans.unsent.len(), 3);
         let late = books.job("t/a", 9).await;
         assert!(matches!(link.offer(late), Err(Refused::Down(_))));
+    }
+
+    #[tokio::test]
+    async fn a_copy_joins_the_first_and_both_are_answered() {
+        let link = link(4);
+        let (first, second) = (Books::new(), Books::new());
+        link.offer(first.job("t/a", 0).await).unwrap();
+        assert_eq!(sequences(&link.take(MANY)), [0]);
+        link.offer(second.job("t/a", 0).await).unwrap();
+        assert!(link.take(MANY).is_empty());
+        let outcomes = vec![(target("t/a").name.clone(), Disposition::Replayed(200))];
+        let id = parcel(0).exchange.id.clone();
+        link.settle(vec![Settlement { id, outcomes }]);
+        assert_eq!(first.ends(), [Disposition::Replayed(200)]);
+        assert_eq!(second.ends(), [Disposition::Replayed(200)]);
+        assert_eq!(link.load(), (0, 0));
+        assert_eq!(link.lock().sent, Load::default());
+    }
+
+    #[tokio::test]
+    async fn what_its_listener_sends_elsewhere_is_not_sent_from_here() {
+        let (link, books) = (link(4), Books::new());
+        link.offer(books.job("t/a", 0).await).unwrap();
+        books.0.abandon();
+        assert!(link.take(MANY).is_empty());
+        assert_eq!(link.load(), (0, 0));
+        assert_eq!(books.0.outstanding(), 0);
     }
 
     #[tokio::test]

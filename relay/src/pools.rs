@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use reprise_traffic::target::Split;
-use reprise_traffic::{Disposition, DropReason};
+use reprise_traffic::{DropReason, TargetName};
 use tracing::info;
 
 use crate::custody::Job;
@@ -21,9 +21,6 @@ use crate::ring::Ring;
 /// A job waits so long for a replayer to appear.
 pub(crate) const PARKED_FOR: Duration = Duration::from_secs(10);
 
-/// Two relays may see a change of a pool so far apart: the members' lease and what it takes to notice.
-const SKEW: Duration = Duration::from_secs(10);
-
 /// Who serves a pool now.
 #[derive(Debug)]
 struct Table {
@@ -31,26 +28,17 @@ struct Table {
     ring: Ring,
     /// Names and lives of those who serve.
     members: Vec<(String, u64)>,
-    /// When `members` changed last.
-    since: Instant,
-    /// All who should serve do.
-    whole: bool,
 }
 
 impl Table {
     fn choose(&self, job: &Job) -> Option<&Arc<Link>> {
         let index = match job.target.document.split {
             Split::Hash => self.ring.member(job.session)?,
-            // By number, not by a counter: a relay that takes over sends a copy to where the first one went.
+            // By identity, not by a counter: a relay that takes over sends a copy to where the first one went.
             Split::RoundRobin if self.links.is_empty() => return None,
-            Split::RoundRobin => (job.exchange.id.sequence % self.links.len() as u64) as usize,
+            Split::RoundRobin => (job.exchange.id.hash64() % self.links.len() as u64) as usize,
         };
         self.links.get(index)
-    }
-
-    /// True where an earlier copy of the job, if there is one, went to the replayer that this table gives.
-    fn agrees_with_the_past(&self, sent_before: Duration) -> bool {
-        self.whole && self.since.elapsed() > sent_before + SKEW
     }
 }
 
@@ -137,20 +125,14 @@ impl Pools {
             let table = tables
                 .get(&job.target.document.pool)
                 .or_else(|| tables.get(ALL));
-            let chosen = table.and_then(|table| Some((table, table.choose(&job)?)));
-            let Some((table, link)) = chosen else {
+            let chosen = table.and_then(|table| table.choose(&job));
+            let Some(link) = chosen else {
                 return self.park(job);
             };
-            if let Some(before) = job.resent
-                && !job.exchange.request.head.is_safe()
-                && !table.agrees_with_the_past(before + job.since.elapsed())
-            {
-                return job.settle(Disposition::Unknown);
-            }
             match link.offer(job) {
                 Ok(()) => return,
                 Err(Refused::Full(job)) => {
-                    return job.settle(Disposition::Dropped(DropReason::RelayFull));
+                    return job.give_up(DropReason::RelayFull);
                 }
                 // It went down a moment ago and the table doesn't know yet.
                 Err(Refused::Down(refused)) => job = refused,
@@ -163,7 +145,7 @@ impl Pools {
         let mut parked = self.parked();
         if parked.bytes + job.size() > parked.most {
             drop(parked);
-            return job.settle(Disposition::Dropped(DropReason::NoReplayer));
+            return job.give_up(DropReason::NoReplayer);
         }
         parked.bytes += job.size();
         parked.jobs.push_back(job);
@@ -178,8 +160,10 @@ impl Pools {
             std::mem::take(&mut parked.jobs)
         };
         for job in jobs {
-            if job.since.elapsed() > PARKED_FOR.min(job.target.document.max_age) {
-                job.settle(Disposition::Dropped(DropReason::NoReplayer));
+            if !job.is_wanted() {
+                job.discard();
+            } else if job.since.elapsed() > PARKED_FOR.min(job.target.document.max_age) {
+                job.give_up(DropReason::NoReplayer);
             } else {
                 self.send(job);
             }
@@ -215,6 +199,28 @@ impl Pools {
         self.tables.store(Arc::new(tables.collect()));
     }
 
+    /// Targets were deleted: what waits for them is not sent any more.
+    pub(crate) fn retain_targets(&self, known: impl Fn(&TargetName) -> bool) {
+        let links: Vec<Arc<Link>> = self.serving().values().map(|s| s.link.clone()).collect();
+        let mut gone: Vec<Job> = links
+            .iter()
+            .flat_map(|l| l.retain_targets(&known))
+            .collect();
+        {
+            let mut parked = self.parked();
+            let (kept, deleted): (VecDeque<Job>, VecDeque<Job>) = parked
+                .jobs
+                .drain(..)
+                .partition(|job| known(&job.target.name));
+            parked.bytes = kept.iter().map(Job::size).sum();
+            parked.jobs = kept;
+            gone.extend(deleted);
+        }
+        for job in gone {
+            job.give_up(DropReason::NotATarget);
+        }
+    }
+
     /// True when each of these pools has a replayer.
     pub(crate) fn serve<'a>(&self, mut pools: impl Iterator<Item = &'a str>) -> Result<(), String> {
         let tables = self.tables.load();
@@ -242,17 +248,15 @@ impl Pools {
 fn table_of(links: &[&Arc<Link>], before: Option<&Arc<Table>>) -> Arc<Table> {
     let up: Vec<Arc<Link>> = links
         .iter()
-        .filter(|l| l.is_up())
+        .filter(|l| l.is_up() && l.weight > 0)
         .map(|l| Arc::clone(l))
         .collect();
-    let whole = up.len() == links.len();
     let members: Vec<(String, u64)> = up
         .iter()
         .map(|link| (link.name.clone(), link.incarnation()))
         .collect();
     if let Some(before) = before
         && before.members == members
-        && before.whole == whole
     {
         return before.clone();
     }
@@ -262,7 +266,5 @@ fn table_of(links: &[&Arc<Link>], before: Option<&Arc<Table>>) -> Arc<Table> {
         links: up,
         ring,
         members,
-        since: Instant::now(),
-        whole,
     })
 }

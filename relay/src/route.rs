@@ -67,8 +67,10 @@ impl Router {
     /// Follows the targets until their source ends.
     pub(crate) async fn follow(self: Arc<Router>, mut targets: watch::Receiver<Targets>) {
         while targets.changed().await.is_ok() {
-            let routes = Routes::new(&targets.borrow_and_update(), &self.routes.load());
+            let now = targets.borrow_and_update().clone();
+            let routes = Routes::new(&now, &self.routes.load());
             self.routes.store(Arc::new(routes));
+            self.pools.retain_targets(|name| now.contains_key(name));
         }
     }
 

@@ -1,7 +1,7 @@
 //! A relay as a process: what it reads at start, where it can be reached, how it ends.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{Config, Parts, Relay, Replayers};
+use crate::{Config, Load, Parts, Relay, Replayers};
 
 /// Unsettled exchanges that one listener may have here; their bytes are the bound that counts.
 const WINDOW_EXCHANGES: u64 = 1 << 16;
@@ -43,6 +43,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         targets: cluster.targets,
         replayers: Replayers::Network(cluster.replayers),
         memory: config.memory.as_usize(),
+        lane: Load {
+            bytes: config.memory.as_usize() / 4,
+            jobs: WINDOW_EXCHANGES as usize / 4,
+        },
         health: health.clone(),
     });
     let ledger = Arc::new(relay.ledger());
@@ -69,7 +73,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         window_bytes: config.listener_window.0,
     };
     let serving = CancellationToken::new();
-    let mut inlets = reprise_proto::serve(socket, welcome, serving.clone());
+    let (mut inlets, server) = reprise_proto::serve(socket, welcome, serving.clone());
     let registration: Option<Registration> = cluster
         .etcd
         .map(|etcd| etcd.register(Role::Relay, &id, member));
@@ -92,7 +96,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     if let Some(registration) = registration {
         registration.leave().await;
     }
-    // A listener that chose this relay a moment ago is let in, and told to go elsewhere.
+    // A listener that chose this relay a moment ago is let in, and told to go elsewhere; the next is turned away.
+    inlets.close();
     while let Ok(inlet) = inlets.try_recv() {
         relay.accept(inlet);
     }
@@ -101,6 +106,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         .drain(config.drain_timeout.saturating_sub(started.elapsed()))
         .await;
     serving.cancel();
+    reprise_proto::server::ended(server).await;
     let settled: u64 = ledger()
         .epochs
         .iter()
@@ -108,8 +114,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         .map(|a| a.total())
         .sum();
     info!(id, settled, "relay stopped: flushed {settled} deliveries");
-    // Lets the last answers leave the sockets.
-    tokio::time::sleep(Duration::from_millis(20)).await;
     Ok(())
 }
 

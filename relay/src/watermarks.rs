@@ -5,21 +5,44 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use reprise_proto::Parcel;
 use reprise_traffic::Epoch;
 
-/// The marks of the epochs whose listeners are connected.
+/// Epochs that are remembered whatever their age.
+const MANY: usize = 1024;
+
+/// An epoch that was silent for so long is forgotten when there are many.
+const SILENT: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    below: u64,
+    raised: Instant,
+}
+
+/// The marks of the epochs that listeners speak of.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Watermarks(Arc<Mutex<HashMap<Arc<Epoch>, u64>>>);
+pub(crate) struct Watermarks(Arc<Mutex<HashMap<Arc<Epoch>, Mark>>>);
 
 impl Watermarks {
     /// A listener said so. Marks only rise.
     pub(crate) fn raise(&self, marks: &[(Arc<Epoch>, u64)]) {
+        let now = Instant::now();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (epoch, below) in marks {
-            let mark = known.entry(epoch.clone()).or_default();
-            *mark = below.max(mark).to_owned();
+            let mark = known.entry(epoch.clone()).or_insert(Mark {
+                below: 0,
+                raised: now,
+            });
+            *mark = Mark {
+                below: mark.below.max(*below),
+                raised: now,
+            };
+        }
+        if known.len() > MANY {
+            known.retain(|_, mark| now.duration_since(mark.raised) < SILENT);
         }
     }
 
@@ -30,17 +53,9 @@ impl Watermarks {
         for parcel in parcels {
             let epoch = &parcel.exchange.id.epoch;
             if !marks.iter().any(|(known, _)| known == epoch) {
-                marks.push((epoch.clone(), known.get(epoch).copied().unwrap_or(0)));
+                marks.push((epoch.clone(), known.get(epoch).map_or(0, |mark| mark.below)));
             }
         }
         marks
-    }
-
-    /// The listener is gone.
-    pub(crate) fn forget<'a>(&self, epochs: impl Iterator<Item = &'a Arc<Epoch>>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for epoch in epochs {
-            known.remove(epoch);
-        }
     }
 }

@@ -43,7 +43,11 @@ pub use run::run;
 pub use tls::TlsError;
 
 use crate::metrics::Latencies;
+use crate::sessions::Room;
 use crate::take::Desk;
+
+/// Exchanges of one target that may be here, under way or waiting; past it they are dropped (`replayer_full`).
+pub const TARGET_JOBS: usize = 1 << 15;
 
 /// Between two looks for listeners that have been silent.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -59,17 +63,16 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// Starts a replayer; relays come by [`Replayer::accept`]. Of each target so many bytes may wait.
+    /// Starts a replayer; relays come by [`Replayer::accept`]. Of each target so many bytes may be here.
     pub fn start(node: String, queue_bytes: usize, registry: &mut Registry) -> Replayer {
         let tally: Arc<Mutex<Tally>> = Arc::default();
         let leaving = CancellationToken::new();
         let latencies = Latencies::register(registry);
-        let desk = Arc::new(Desk::new(
-            tally.clone(),
-            latencies,
-            queue_bytes,
-            leaving.clone(),
-        ));
+        let room = Room {
+            bytes: queue_bytes,
+            jobs: TARGET_JOBS,
+        };
+        let desk = Arc::new(Desk::new(tally.clone(), latencies, room, leaving.clone()));
         let stopped = CancellationToken::new();
         let forgetful = desk.clone();
         tokio::spawn(stopped.clone().run_until_cancelled_owned(async move {

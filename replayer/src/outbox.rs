@@ -49,6 +49,14 @@ impl Outbox {
     ) {
         let mut told = false;
         loop {
+            // First, or a busy relay would never hear of it.
+            if !told && leaving.is_cancelled() {
+                told = true;
+                let reason = "the replayer is stopping".to_owned();
+                if up.send(Upstream::GoAway(reason)).await.is_err() {
+                    return;
+                }
+            }
             let (settled, returned, owed) = {
                 let mut inner = self.lock();
                 let settled = std::mem::take(&mut inner.settled);
@@ -70,13 +78,7 @@ impl Outbox {
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = input_ended.cancelled(), if !input_ended.is_cancelled() => {}
-                () = leaving.cancelled(), if !told => {
-                    told = true;
-                    let reason = "the replayer is stopping".to_owned();
-                    if up.send(Upstream::GoAway(reason)).await.is_err() {
-                        return;
-                    }
-                }
+                () = leaving.cancelled(), if !told => {}
             }
         }
     }
@@ -110,7 +112,7 @@ impl Reply {
 }
 
 impl Drop for Reply {
-    /// A reply that is forgotten would keep the relay waiting for ever; its task failed, and said so.
+    /// A reply is forgotten only with its stream, whose relay then takes the parcel for lost.
     fn drop(&mut self) {
         self.answer(|_| {});
     }

@@ -1,7 +1,7 @@
 //! A replayer as a process: what it reads at start, where it can be reached, how it ends.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
@@ -68,7 +68,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         window_bytes: config.memory.0,
     };
     let serving = CancellationToken::new();
-    let mut inlets = reprise_proto::serve(socket, welcome, serving.clone());
+    let (mut inlets, server) = reprise_proto::serve(socket, welcome, serving.clone());
     let registration = etcd.map(|etcd| etcd.register(Role::Replayer, &id, member));
     if let Some(registration) = &registration {
         registration.seen().await;
@@ -89,7 +89,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     if let Some(registration) = registration {
         registration.leave().await;
     }
-    // A relay that found this replayer a moment ago is let in, and told to go elsewhere.
+    // A relay that found this replayer a moment ago is let in, and told to go elsewhere; the next is turned away.
+    inlets.close();
     while let Ok(inlet) = inlets.try_recv() {
         replayer.accept(inlet);
     }
@@ -98,6 +99,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         .drain(config.drain_timeout.saturating_sub(started.elapsed()))
         .await;
     serving.cancel();
+    reprise_proto::server::ended(server).await;
     let ended: u64 = ledger()
         .epochs
         .iter()
@@ -105,7 +107,5 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         .map(|a| a.total())
         .sum();
     info!(id, ended, "replayer stopped: flushed {ended} deliveries");
-    // Lets the last answers leave the sockets.
-    tokio::time::sleep(Duration::from_millis(20)).await;
     Ok(())
 }

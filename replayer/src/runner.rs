@@ -1,8 +1,10 @@
 //! Sends one target's jobs: each session in order, as many sessions at a time as the target allows.
 //!
 //! What enters: jobs. What leaves: requests, and how each ended. What may be lost: a job that waited longer than the
-//! target's `max_age` is dropped (`expired`); one that finds the queue full is dropped (`replayer_full`).
+//! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), and one whose target was deleted
+//! while it waited (`not_a_target`).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -12,7 +14,7 @@ use tracing::warn;
 
 use crate::client::TargetClient;
 use crate::metrics::Latency;
-use crate::sessions::{Placed, Sessions};
+use crate::sessions::{Placed, Room, Sessions};
 
 /// An exchange to be sent to the target.
 #[derive(Debug)]
@@ -28,12 +30,17 @@ pub(crate) struct Runner<T> {
     current: Mutex<Arc<Current>>,
     sessions: Mutex<Sessions<Job<T>>>,
     latency: Latency,
+    retired: AtomicBool,
 }
 
 /// The target as its newest document has it.
 struct Current {
     target: Arc<Target>,
     since: Instant,
+    sender: Arc<Sender>,
+}
+
+struct Sender {
     /// `None` where no client can be made of the document.
     client: Option<TargetClient>,
     permits: Semaphore,
@@ -46,11 +53,27 @@ impl Current {
             .inspect_err(|error| warn!("{error}; its exchanges fail"))
             .ok();
         let permits = Semaphore::new(target.document.concurrency.get() as usize);
+        let sender = Arc::new(Sender { client, permits });
+        let since = Instant::now();
         Arc::new(Current {
             target,
-            since: Instant::now(),
-            client,
-            permits,
+            since,
+            sender,
+        })
+    }
+}
+
+impl Current {
+    /// A newer revision; the client and its connections stay where the document is the same.
+    fn with(self: &Arc<Current>, target: &Arc<Target>) -> Arc<Current> {
+        if target.document != self.target.document {
+            return Current::new(target.clone());
+        }
+        let (target, since) = (target.clone(), Instant::now());
+        Arc::new(Current {
+            target,
+            since,
+            sender: self.sender.clone(),
         })
     }
 }
@@ -59,12 +82,13 @@ impl Current {
 const SKEW: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl<T: Send + Sync + 'static> Runner<T> {
-    /// A target whose queue may hold so many bytes.
-    pub(crate) fn new(target: Arc<Target>, queue_bytes: usize, latency: Latency) -> Runner<T> {
+    /// A target of which so much may be here.
+    pub(crate) fn new(target: Arc<Target>, room: Room, latency: Latency) -> Runner<T> {
         Runner {
             current: Mutex::new(Current::new(target)),
-            sessions: Mutex::new(Sessions::new(queue_bytes)),
+            sessions: Mutex::new(Sessions::new(room)),
             latency,
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -81,10 +105,15 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let known = &current.target;
         let newer = target.revision > known.revision
-            || (target.revision < known.revision && current.since.elapsed() > SKEW);
-        if newer && target.document != known.document {
-            *current = Current::new(target.clone());
+            || (target.document != known.document && current.since.elapsed() > SKEW);
+        if newer {
+            *current = current.with(target);
         }
+    }
+
+    /// The target was deleted: what waits is not sent any more.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// Takes a job; `end` is called once with how it ended.
@@ -128,23 +157,27 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let mut next = Some(first);
         while let Some(job) = next {
             let disposition = self.send(&job).await;
+            let size = job.exchange.request.size();
             end(job.ticket, &job.exchange, disposition);
             next = self
                 .sessions
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .next(session);
+                .next(session, size);
         }
     }
 
     async fn send(&self, job: &Job<T>) -> Disposition {
         let current = self.current();
         // The semaphore is never closed.
-        let _permit = current.permits.acquire().await;
+        let _permit = current.sender.permits.acquire().await;
+        if self.retired.load(Ordering::Relaxed) {
+            return Disposition::Dropped(DropReason::NotATarget);
+        }
         if job.since.elapsed() > current.target.document.max_age {
             return Disposition::Dropped(DropReason::Expired);
         }
-        let Some(client) = &current.client else {
+        let Some(client) = &current.sender.client else {
             return Disposition::Failed(Fault::Ours);
         };
         let sent = client.send(&job.exchange).await;

@@ -1,19 +1,26 @@
 //! Keeps the exchanges of a session in order: one at a time, in the order in which they came.
 //!
 //! What enters: jobs with the hash of their session. What leaves: for each session the next job once the one before
-//! it has ended. What may be lost: when the target's queue is full in bytes, a job is refused and its caller counts
-//! it.
+//! it has ended. What may be lost: when the target has no room left, a job is refused and its caller counts it.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+
+/// Jobs of one target that a replayer may have: bytes and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) bytes: usize,
+    pub(crate) jobs: usize,
+}
 
 /// Jobs of one target, by session.
 #[derive(Debug)]
 pub(crate) struct Sessions<J> {
     /// An entry for each session with a job under way; in it those that wait.
-    waiting: HashMap<u64, VecDeque<(usize, J)>>,
-    bytes: usize,
-    most: usize,
+    waiting: HashMap<u64, VecDeque<J>>,
+    /// Jobs that have not ended, those under way included.
+    used: Room,
+    most: Room,
 }
 
 /// What became of a job.
@@ -28,50 +35,50 @@ pub(crate) enum Placed<J> {
 }
 
 impl<J> Sessions<J> {
-    /// No sessions; so many bytes may wait.
-    pub(crate) fn new(most: usize) -> Sessions<J> {
+    /// No sessions, and room for so many jobs.
+    pub(crate) fn new(most: Room) -> Sessions<J> {
+        let used = Room { bytes: 0, jobs: 0 };
         Sessions {
             waiting: HashMap::new(),
-            bytes: 0,
+            used,
             most,
         }
     }
 
-    /// Puts a job of that size behind those of its session.
+    /// Puts a job of that size behind those of its session. One job is always taken, whatever its size.
     pub(crate) fn push(&mut self, session: u64, size: usize, job: J) -> Placed<J> {
-        let Some(queue) = self.waiting.get_mut(&session) else {
-            self.waiting.insert(session, VecDeque::new());
-            return Placed::Start(job);
-        };
-        if self.bytes + size > self.most {
+        let full = self.used.bytes + size > self.most.bytes || self.used.jobs >= self.most.jobs;
+        if full && self.used.jobs > 0 {
             return Placed::Full(job);
         }
-        self.bytes += size;
-        queue.push_back((size, job));
-        Placed::Waits
-    }
-
-    /// The job that was under way has ended: the session's next, or nothing, and the session is idle.
-    pub(crate) fn next(&mut self, session: u64) -> Option<J> {
-        let next = self.waiting.get_mut(&session).and_then(VecDeque::pop_front);
-        match next {
-            Some((size, job)) => {
-                self.bytes -= size;
-                Some(job)
+        self.used.bytes += size;
+        self.used.jobs += 1;
+        match self.waiting.get_mut(&session) {
+            Some(queue) => {
+                queue.push_back(job);
+                Placed::Waits
             }
             None => {
-                self.waiting.remove(&session);
-                None
+                self.waiting.insert(session, VecDeque::new());
+                Placed::Start(job)
             }
         }
+    }
+
+    /// The job under way, of that size, has ended: the session's next, or nothing, and the session is idle.
+    pub(crate) fn next(&mut self, session: u64, ended: usize) -> Option<J> {
+        self.used.bytes -= ended;
+        self.used.jobs -= 1;
+        let next = self.waiting.get_mut(&session).and_then(VecDeque::pop_front);
+        if next.is_none() {
+            self.waiting.remove(&session);
+        }
+        next
     }
 
     /// Sessions with a job under way, and jobs that wait behind them.
     pub(crate) fn load(&self) -> (usize, usize) {
-        (
-            self.waiting.len(),
-            self.waiting.values().map(VecDeque::len).sum(),
-        )
+        (self.waiting.len(), self.used.jobs - self.waiting.len())
     }
 }
 
@@ -79,27 +86,33 @@ impl<J> Sessions<J> {
 mod tests {
     use super::*;
 
+    const ROOM: Room = Room {
+        bytes: 100,
+        jobs: 10,
+    };
+
     #[test]
     fn a_session_goes_one_by_one_and_others_pass() {
-        let mut sessions = Sessions::new(100);
+        let mut sessions = Sessions::new(ROOM);
         assert_eq!(sessions.push(1, 10, 'a'), Placed::Start('a'));
         assert_eq!(sessions.push(1, 10, 'b'), Placed::Waits);
         assert_eq!(sessions.push(1, 10, 'c'), Placed::Waits);
         assert_eq!(sessions.push(2, 10, 'x'), Placed::Start('x'));
         assert_eq!(sessions.load(), (2, 2));
-        assert_eq!(sessions.next(1), Some('b'));
-        assert_eq!(sessions.next(1), Some('c'));
-        assert_eq!(sessions.next(1), None);
+        assert_eq!(sessions.next(1, 10), Some('b'));
+        assert_eq!(sessions.next(1, 10), Some('c'));
+        assert_eq!(sessions.next(1, 10), None);
         assert_eq!(sessions.push(1, 10, 'd'), Placed::Start('d'));
     }
 
     #[test]
-    fn the_queue_is_bounded_in_bytes() {
-        let mut sessions = Sessions::new(15);
-        assert_eq!(sessions.push(1, 10, 'a'), Placed::Start('a'));
-        assert_eq!(sessions.push(1, 10, 'b'), Placed::Waits);
-        assert_eq!(sessions.push(1, 10, 'c'), Placed::Full('c'));
-        assert_eq!(sessions.next(1), Some('b'));
-        assert_eq!(sessions.push(1, 10, 'c'), Placed::Waits);
+    fn room_is_bounded_in_bytes_and_jobs() {
+        let mut sessions = Sessions::new(Room { bytes: 15, jobs: 2 });
+        assert_eq!(sessions.push(1, 100, 'a'), Placed::Start('a'));
+        assert_eq!(sessions.push(2, 10, 'b'), Placed::Full('b'));
+        assert_eq!(sessions.next(1, 100), None);
+        assert_eq!(sessions.push(1, 1, 'c'), Placed::Start('c'));
+        assert_eq!(sessions.push(2, 1, 'd'), Placed::Start('d'));
+        assert_eq!(sessions.push(3, 1, 'e'), Placed::Full('e'));
     }
 }

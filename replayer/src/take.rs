@@ -4,11 +4,12 @@
 //! runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that nobody described,
 //! or that comes while we leave, is given back untouched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use reprise_proto::{Batch, Delivery, Downstream, Inlet, Upstream};
+use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Upstream};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, Exchange, Target, TargetName};
 use tokio_util::sync::CancellationToken;
@@ -18,13 +19,16 @@ use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
 use crate::metrics::Latencies;
 use crate::outbox::{Outbox, Reply};
 use crate::runner::{Job, Runner};
+use crate::sessions::Room;
 
 /// What all streams share.
 pub(crate) struct Desk {
     inner: Mutex<Inner>,
     tally: Arc<Mutex<Tally>>,
     latencies: Latencies,
-    queue_bytes: usize,
+    room: Room,
+    /// Streams so far, to tell relays apart.
+    streams: AtomicU64,
     leaving: CancellationToken,
 }
 
@@ -32,6 +36,8 @@ pub(crate) struct Desk {
 struct Inner {
     windows: Windows,
     runners: HashMap<TargetName, Arc<Runner<Ticket>>>,
+    /// What each connected relay routes to.
+    described: HashMap<u64, HashSet<TargetName>>,
     /// Copies that wait for the end of the first.
     copies: HashMap<Delivery, Vec<Reply>>,
 }
@@ -47,14 +53,15 @@ impl Desk {
     pub(crate) fn new(
         tally: Arc<Mutex<Tally>>,
         latencies: Latencies,
-        queue_bytes: usize,
+        room: Room,
         leaving: CancellationToken,
     ) -> Desk {
         Desk {
             inner: Mutex::default(),
             tally,
             latencies,
-            queue_bytes,
+            room,
+            streams: AtomicU64::new(0),
             leaving,
         }
     }
@@ -73,6 +80,7 @@ impl Desk {
             up,
         } = inlet;
         info!(version = hello.version, peer, "relay connected");
+        let relay = self.streams.fetch_add(1, Ordering::Relaxed);
         let outbox = Arc::new(Outbox::default());
         let input_ended = CancellationToken::new();
         let sending = outbox
@@ -81,11 +89,15 @@ impl Desk {
         let sender = tokio::spawn(sending);
         loop {
             match down.recv().await {
-                Some(Ok(Downstream::Targets(targets))) => self.learn(&targets),
+                Some(Ok(Downstream::Targets(targets))) => self.learn(relay, &targets),
                 Some(Ok(Downstream::Batch(batch))) => {
                     let accepted = Upstream::Accepted(batch.id);
-                    info_span!("batch", id = batch.id, parcels = batch.parcels.len())
+                    let taken = info_span!("batch", id = batch.id, parcels = batch.parcels.len())
                         .in_scope(|| self.take(batch, &outbox));
+                    if let Err(error) = taken {
+                        warn!("closing a relay's stream: {error}");
+                        break sender.abort();
+                    }
                     if up.send(accepted).await.is_err() {
                         break;
                     }
@@ -97,6 +109,7 @@ impl Desk {
                 None => break,
             }
         }
+        self.lock().described.remove(&relay);
         input_ended.cancel();
         drop(up);
         if let Err(error) = sender.await
@@ -106,70 +119,115 @@ impl Desk {
         }
     }
 
-    /// Targets as a relay describes them.
-    fn learn(&self, targets: &[Arc<Target>]) {
-        let mut inner = self.lock();
-        for target in targets {
-            if let Some(runner) = inner.runners.get(&target.name) {
-                runner.update(target);
-                continue;
+    /// Targets as a relay describes them: all that it routes to. One that no relay routes to any more was deleted.
+    fn learn(&self, relay: u64, targets: &[Arc<Target>]) {
+        let names: HashSet<TargetName> = targets.iter().map(|t| t.name.clone()).collect();
+        let mut unknown = Vec::new();
+        {
+            let mut inner = self.lock();
+            for target in targets {
+                match inner.runners.get(&target.name) {
+                    Some(runner) => runner.update(target),
+                    None => unknown.push(target),
+                }
             }
+            inner.described.insert(relay, names);
+            let Inner {
+                runners, described, ..
+            } = &mut *inner;
+            runners.retain(|name, runner| {
+                let routed_to = described.values().any(|names| names.contains(name));
+                if !routed_to {
+                    info!(target = %name, "target was deleted");
+                    runner.retire();
+                }
+                routed_to
+            });
+        }
+        // A client reads files: not under the lock that every answer takes.
+        for target in unknown {
             let latency = self.latencies.of(&target.name);
-            let runner = Arc::new(Runner::new(target.clone(), self.queue_bytes, latency));
-            inner.runners.insert(target.name.clone(), runner);
+            let runner = Arc::new(Runner::new(target.clone(), self.room, latency));
+            self.lock()
+                .runners
+                .entry(target.name.clone())
+                .or_insert(runner);
         }
     }
 
-    fn take(self: &Arc<Desk>, batch: Batch, outbox: &Arc<Outbox>) {
-        let now = Instant::now();
+    /// Takes a batch.
+    ///
+    /// # Errors
+    /// When a parcel is not for one target, which no relay sends.
+    fn take(self: &Arc<Desk>, batch: Batch, outbox: &Arc<Outbox>) -> Result<(), LinkError> {
         for parcel in batch.parcels {
-            let reply = outbox.owe();
+            let target = parcel.target.ok_or_else(|| {
+                LinkError::Protocol(format!("parcel {} is for no target", parcel.exchange.id))
+            })?;
             let exchange = parcel.exchange;
-            let Some(target) = parcel.target else {
-                warn!(id = %exchange.id, "a parcel without a target");
-                continue;
-            };
-            let delivery = Delivery {
-                id: exchange.id.clone(),
-                target,
-            };
+            let id = exchange.id.clone();
             let mark = batch
                 .settled_below
                 .iter()
-                .find(|(epoch, _)| *epoch == delivery.id.epoch);
+                .find(|(epoch, _)| *epoch == id.epoch);
             let mark = mark.map_or(0, |(_, below)| *below);
-            let mut inner = self.lock();
-            let runner = inner.runners.get(&delivery.target).cloned();
-            let (Some(runner), false) = (runner, self.leaving.is_cancelled()) else {
-                drop(inner);
-                reply.give_back(delivery);
-                continue;
-            };
-            match inner.windows.begin(&delivery, mark, now) {
-                Seen::Never => {
-                    drop(inner);
-                    let ticket = Ticket {
-                        target: delivery.target,
-                        reply,
-                    };
-                    let desk = self.clone();
-                    let end = move |ticket, exchange: &Exchange, disposition| {
-                        desk.end(ticket, exchange, disposition);
-                    };
-                    runner.submit(
-                        Job {
-                            exchange,
-                            since: now,
-                            ticket,
-                        },
-                        end,
-                    );
-                }
-                Seen::InFlight => inner.copies.entry(delivery).or_default().push(reply),
-                Seen::Ended(disposition) => reply.settle(&delivery, disposition),
-                Seen::Settled => reply.settle(&delivery, SETTLED_BEFORE),
-                Seen::OutOfReach => reply.settle(&delivery, OUT_OF_REACH),
+            let in_doubt = parcel.resent.is_some() && !exchange.request.head.is_safe();
+            self.place(
+                exchange,
+                Delivery { id, target },
+                mark,
+                in_doubt,
+                outbox.owe(),
+            );
+        }
+        Ok(())
+    }
+
+    fn place(
+        self: &Arc<Desk>,
+        exchange: Arc<Exchange>,
+        delivery: Delivery,
+        settled_below: u64,
+        in_doubt: bool,
+        reply: Reply,
+    ) {
+        let since = Instant::now();
+        let mut inner = self.lock();
+        let runner = inner.runners.get(&delivery.target).cloned();
+        let runner = runner.filter(|_| !self.leaving.is_cancelled());
+        match (inner.windows.begin(&delivery, settled_below, since), runner) {
+            // Its first copy is not here. It may be on its way to here, and must not be sent then, or have gone to
+            // another replayer.
+            (Seen::Never, _) if in_doubt => {
+                inner.windows.end(&delivery, Some(Disposition::Unknown));
+                reply.settle(&delivery, Disposition::Unknown);
             }
+            (Seen::Never, None) => {
+                inner.windows.end(&delivery, None);
+                reply.give_back(delivery);
+            }
+            (Seen::Never, Some(runner)) => {
+                drop(inner);
+                let ticket = Ticket {
+                    target: delivery.target,
+                    reply,
+                };
+                let desk = self.clone();
+                runner.submit(
+                    Job {
+                        exchange,
+                        since,
+                        ticket,
+                    },
+                    move |ticket, exchange: &Exchange, disposition| {
+                        desk.end(ticket, exchange, disposition);
+                    },
+                );
+            }
+            (Seen::InFlight, _) => inner.copies.entry(delivery).or_default().push(reply),
+            (Seen::Ended(disposition), _) => reply.settle(&delivery, disposition),
+            (Seen::Settled, _) => reply.settle(&delivery, SETTLED_BEFORE),
+            (Seen::OutOfReach, _) => reply.settle(&delivery, OUT_OF_REACH),
         }
     }
 
@@ -206,5 +264,125 @@ impl Desk {
             .iter()
             .map(|runner| runner.load())
             .fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use prometheus_client::registry::Registry;
+    use reprise_proto::{Hello, Outlet, Parcel, Welcome, joined};
+    use reprise_traffic::exchange::Captured;
+    use reprise_traffic::{Epoch, ExchangeId, Fault, Head, Source, TargetDocument};
+
+    use super::*;
+
+    fn target() -> Arc<Target> {
+        // Nobody listens there: whatever is sent ends as a fault of the network.
+        let document = TargetDocument::new("http://127.0.0.1:1");
+        Arc::new(Target::new(TargetName::new("t/a").unwrap(), 1, document).unwrap())
+    }
+
+    fn parcel(method: &str, sequence: u64, resent: bool) -> Parcel {
+        let head = format!("{method} / HTTP/1.1\r\n\r\n");
+        let exchange = Exchange {
+            id: ExchangeId {
+                epoch: Arc::new(Epoch::new("web", 1)),
+                sequence,
+            },
+            request: Captured {
+                captured_ns: 0,
+                client: "10.0.0.2:1".parse().unwrap(),
+                server: "10.0.0.1:80".parse().unwrap(),
+                source: Source::Wire,
+                head: Head::parse(Bytes::from(head)).unwrap(),
+                body: Bytes::new(),
+                trailers: Bytes::new(),
+            },
+        };
+        Parcel {
+            exchange: Arc::new(exchange),
+            target: Some(target().name.clone()),
+            resent: resent.then_some(Duration::ZERO),
+        }
+    }
+
+    fn serve() -> Outlet {
+        let hello = Hello {
+            node: "relay".to_owned(),
+            version: String::new(),
+        };
+        let welcome = Welcome {
+            node: "replayer".to_owned(),
+            version: String::new(),
+            incarnation: 1,
+            window_exchanges: 10,
+            window_bytes: 1000,
+        };
+        let latencies = Latencies::register(&mut Registry::default());
+        let room = Room {
+            bytes: 1000,
+            jobs: 10,
+        };
+        let desk = Desk::new(Arc::default(), latencies, room, CancellationToken::new());
+        let (outlet, inlet) = joined(hello, welcome);
+        tokio::spawn(Arc::new(desk).serve(inlet));
+        outlet
+    }
+
+    async fn end_of(outlet: &mut Outlet, parcel: Parcel) -> Upstream {
+        let batch = Batch {
+            parcels: vec![parcel],
+            ..Batch::default()
+        };
+        outlet.down.send(Downstream::Batch(batch)).await.unwrap();
+        loop {
+            match outlet.up.recv().await.unwrap().unwrap() {
+                Upstream::Accepted(_) => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn disposition(outlet: &mut Outlet, parcel: Parcel) -> Disposition {
+        match end_of(outlet, parcel).await {
+            Upstream::Settled(settled) => settled[0].outcomes[0].1,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unsafe_copy_whose_first_went_elsewhere_is_not_sent_nor_is_a_late_first() {
+        let mut relay = serve();
+        let targets = Downstream::Targets(vec![target()]);
+        relay.down.send(targets).await.unwrap();
+        let sent = Disposition::Failed(Fault::Network);
+        assert_eq!(
+            disposition(&mut relay, parcel("POST", 0, false)).await,
+            sent
+        );
+        assert_eq!(disposition(&mut relay, parcel("POST", 0, true)).await, sent);
+        assert_eq!(disposition(&mut relay, parcel("GET", 1, true)).await, sent);
+        let unknown = Disposition::Unknown;
+        assert_eq!(
+            disposition(&mut relay, parcel("POST", 2, true)).await,
+            unknown
+        );
+        assert_eq!(
+            disposition(&mut relay, parcel("POST", 2, false)).await,
+            unknown
+        );
+    }
+
+    #[tokio::test]
+    async fn a_deleted_target_is_given_back() {
+        let mut relay = serve();
+        for targets in [vec![target()], Vec::new()] {
+            relay.down.send(Downstream::Targets(targets)).await.unwrap();
+        }
+        let answer = end_of(&mut relay, parcel("GET", 0, false)).await;
+        assert!(matches!(answer, Upstream::Returned(_)), "{answer:?}");
     }
 }

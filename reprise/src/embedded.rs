@@ -15,7 +15,7 @@ use reprise_node::config::ByteSize;
 use reprise_node::membership::Targets;
 use reprise_node::{Health, ListenAddress, identity, metrics};
 use reprise_proto::{Hello, Welcome, joined};
-use reprise_relay::{Relay, Replayers};
+use reprise_relay::{Load, Relay, Replayers};
 use reprise_replayer::Replayer;
 use reprise_traffic::ledger::EpochReport;
 use tokio::sync::watch;
@@ -69,7 +69,9 @@ impl Embedded {
         let memory = config.memory.as_usize();
 
         let replayer = Replayer::start(NODE.to_owned(), memory, &mut registry);
-        let (to_replayer, from_relay) = joined(hello(), welcome(config.memory));
+        // What is too much for the replayer waits in the relay.
+        let credit = reprise_replayer::TARGET_JOBS as u64;
+        let (to_replayer, from_relay) = joined(hello(), welcome(config.memory, credit));
         replayer.accept(from_relay);
 
         let relay = Relay::start(reprise_relay::Parts {
@@ -77,9 +79,13 @@ impl Embedded {
             targets: config.targets,
             replayers: Replayers::InProcess(to_replayer),
             memory: memory.saturating_mul(2),
+            lane: Load {
+                bytes: memory,
+                jobs: usize::MAX,
+            },
             health: health.clone(),
         });
-        let (to_relay, from_listener) = joined(hello(), welcome(config.memory));
+        let (to_relay, from_listener) = joined(hello(), welcome(config.memory, u64::MAX));
         relay.accept(from_listener);
 
         let listener = Listener::start(reprise_listener::Parts {
@@ -140,12 +146,12 @@ fn hello() -> Hello {
     }
 }
 
-fn welcome(memory: ByteSize) -> Welcome {
+fn welcome(memory: ByteSize, window_exchanges: u64) -> Welcome {
     Welcome {
         node: NODE.to_owned(),
         version: identity::VERSION.to_owned(),
         incarnation: 1,
-        window_exchanges: u64::MAX,
+        window_exchanges,
         window_bytes: memory.0,
     }
 }

@@ -83,6 +83,13 @@ pub struct ExchangeId {
     pub sequence: u64,
 }
 
+impl ExchangeId {
+    /// A hash that is the same on every host.
+    pub fn hash64(&self) -> u64 {
+        xxh3_64_with_seed(&self.sequence.to_le_bytes(), self.epoch.key)
+    }
+}
+
 impl fmt::Display for ExchangeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.epoch, self.sequence)
