@@ -1,8 +1,8 @@
 //! Serves one listener's stream.
 //!
 //! What enters: its batches. What leaves: `accepted` for each batch in custody, and settlements as exchanges end.
-//! What may be lost: nothing; when the stream breaks the listener has everything that was not settled. What was
-//! sent on goes on to its target, and its replayer recognises a second copy; what was not is forgotten here.
+//! What may be lost: nothing; when the stream breaks the listener has everything that was not settled and sends it
+//! again elsewhere. What was taken goes on to its replayer all the same, which recognises a second copy.
 
 use std::sync::Arc;
 
@@ -44,7 +44,6 @@ pub(crate) async fn serve(
             let outstanding = custody.outstanding();
             warn!(outstanding, "lost a listener: {error}");
             answers.abort();
-            custody.abandon();
             return;
         }
     }
@@ -98,13 +97,13 @@ async fn answer(
             told = true;
             let reason = "the relay is stopping".to_owned();
             if up.send(Upstream::GoAway(reason)).await.is_err() {
-                return custody.abandon();
+                return;
             }
         }
         let (settlements, outstanding) = custody.take_settled();
         if !settlements.is_empty() {
             if up.send(Upstream::Settled(settlements)).await.is_err() {
-                return custody.abandon();
+                return;
             }
             continue;
         }

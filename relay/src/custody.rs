@@ -6,7 +6,6 @@
 //! listener has the exchanges still and sends them to another relay.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,7 +55,6 @@ pub(crate) struct Custody {
     budget: Budget,
     tally: Arc<Mutex<Tally>>,
     inner: Mutex<Inner>,
-    abandoned: AtomicBool,
     /// Told when there are settlements to send, or none outstanding.
     pub(crate) changed: Notify,
 }
@@ -81,7 +79,6 @@ impl Custody {
             budget,
             tally,
             inner: Mutex::default(),
-            abandoned: AtomicBool::new(false),
             changed: Notify::new(),
         })
     }
@@ -169,16 +166,6 @@ impl Custody {
         (std::mem::take(&mut inner.settled), inner.pending.len())
     }
 
-    /// The listener's stream is gone. It has everything still and sends it to another relay: what was not sent on
-    /// from here need not be, and its memory is free.
-    pub(crate) fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Relaxed);
-        let pending = std::mem::take(&mut self.lock().pending);
-        for pending in pending.into_values() {
-            self.budget.give_back(pending.size);
-        }
-    }
-
     /// Exchanges without an answer for all their targets.
     pub(crate) fn outstanding(&self) -> usize {
         self.lock().pending.len()
@@ -214,18 +201,6 @@ impl Job {
             true => Disposition::Unknown,
             false => Disposition::Dropped(reason),
         });
-    }
-
-    /// False when the listener that it came from is gone and sends it to another relay.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.custody
-            .as_ref()
-            .is_none_or(|custody| !custody.abandoned.load(Ordering::Relaxed))
-    }
-
-    /// Forgets a job that is not wanted.
-    pub(crate) fn discard(mut self) {
-        self.custody = None;
     }
 
     fn answer(&mut self, disposition: Disposition) {

@@ -204,10 +204,7 @@ impl Link {
         let parcels = self.lock().take(most, &mut expired);
         // Answered outside the lock: an answer takes the custody's.
         for job in expired {
-            match job.is_wanted() {
-                true => job.give_up(DropReason::Expired),
-                false => job.discard(),
-            }
+            job.give_up(DropReason::Expired);
         }
         parcels
     }
@@ -337,7 +334,7 @@ impl State {
         loop {
             let job = lane.queue.front()?;
             let size = job.size();
-            if job.is_expired() || !job.is_wanted() {
+            if job.is_expired() {
                 lane.queued_bytes -= size;
                 expired.extend(lane.queue.pop_front());
                 continue;
@@ -488,16 +485,6 @@ mod tests {
         assert_eq!(second.ends(), [Disposition::Replayed(200)]);
         assert_eq!(link.load(), (0, 0));
         assert_eq!(link.lock().sent, Load::default());
-    }
-
-    #[tokio::test]
-    async fn what_its_listener_sends_elsewhere_is_not_sent_from_here() {
-        let (link, books) = (link(4), Books::new());
-        link.offer(books.job("t/a", 0).await).unwrap();
-        books.0.abandon();
-        assert!(link.take(MANY).is_empty());
-        assert_eq!(link.load(), (0, 0));
-        assert_eq!(books.0.outstanding(), 0);
     }
 
     #[tokio::test]

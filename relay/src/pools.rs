@@ -160,9 +160,7 @@ impl Pools {
             std::mem::take(&mut parked.jobs)
         };
         for job in jobs {
-            if !job.is_wanted() {
-                job.discard();
-            } else if job.since.elapsed() > PARKED_FOR.min(job.target.document.max_age) {
+            if job.since.elapsed() > PARKED_FOR.min(job.target.document.max_age) {
                 job.give_up(DropReason::NoReplayer);
             } else {
                 self.send(job);

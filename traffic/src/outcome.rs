@@ -36,8 +36,6 @@ pub enum Fault {
 pub enum DropReason {
     /// The listener's window was full.
     ListenerFull,
-    /// Larger than the configured bound on an exchange.
-    TooLarge,
     /// The listener ended before it could be settled.
     ListenerStopped,
     /// Over the target's rate limit.
@@ -70,9 +68,8 @@ impl Fault {
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [DropReason; 9] = [
+    pub const ALL: [DropReason; 8] = [
         DropReason::ListenerFull,
-        DropReason::TooLarge,
         DropReason::ListenerStopped,
         DropReason::RateLimited,
         DropReason::RelayFull,
@@ -86,7 +83,6 @@ impl DropReason {
     pub fn as_str(self) -> &'static str {
         match self {
             DropReason::ListenerFull => "listener_full",
-            DropReason::TooLarge => "too_large",
             DropReason::ListenerStopped => "listener_stopped",
             DropReason::RateLimited => "rate_limited",
             DropReason::RelayFull => "relay_full",
