@@ -16,7 +16,7 @@ pub use client::{ConnectError, connect};
 pub use message::{
     Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
 };
-pub use server::{Inlets, serve};
+pub use server::{Server, serve};
 pub use stream::{Inlet, Outlet, joined};
 
 /// Generated from `reprise/v1/delivery.proto`; stays within this crate.

@@ -24,9 +24,6 @@ use crate::stream::{DEPTH, Inlet};
 use crate::wire;
 use crate::wire::delivery_server::{Delivery, DeliveryServer};
 
-/// Where the streams of a server come out. When full, a new stream waits to be taken.
-pub type Inlets = mpsc::Receiver<Inlet>;
-
 /// A connection must show its first bytes within this time.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -39,14 +36,19 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Connections that wait for their first bytes at the same time.
 const MAX_NASCENT: usize = 1024;
 
-/// Serves streams on a bound socket until `stop` is cancelled; each stream's first answer is `welcome`. See [`ended`].
-pub fn serve(
-    listener: TcpListener,
-    welcome: Welcome,
+/// Serves delivery streams on a socket.
+#[derive(Debug)]
+pub struct Server {
+    inlets: mpsc::Receiver<Inlet>,
     stop: CancellationToken,
-) -> (Inlets, JoinHandle<()>) {
+    serving: JoinHandle<()>,
+}
+
+/// Serves streams on a bound socket; each stream's first answer is `welcome`.
+pub fn serve(listener: TcpListener, welcome: Welcome) -> Server {
     let (accepted, inlets) = mpsc::channel(DEPTH);
     let (opened, connections) = mpsc::channel(DEPTH);
+    let stop = CancellationToken::new();
     tokio::spawn(accept(listener, opened, stop.clone()));
     let service = DeliveryServer::new(Service { welcome, accepted })
         .max_decoding_message_size(MAX_MESSAGE)
@@ -58,21 +60,61 @@ pub fn serve(
         .initial_stream_window_size(FLOW_WINDOW)
         .initial_connection_window_size(FLOW_WINDOW)
         .add_service(service)
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop.cancelled_owned());
-    let server = tokio::spawn(async move {
+        .serve_with_incoming_shutdown(
+            ReceiverStream::new(connections),
+            stop.clone().cancelled_owned(),
+        );
+    let serving = tokio::spawn(async move {
         if let Err(error) = server.await {
             warn!(%error, "delivery server ended");
         }
     });
-    (inlets, server)
+    Server {
+        inlets,
+        stop,
+        serving,
+    }
 }
 
-/// Waits until a server that was stopped has sent the last of its answers, for two seconds at most.
-pub async fn ended(server: JoinHandle<()>) {
-    match tokio::time::timeout(FAREWELL, server).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "the delivery server failed"),
-        Err(_) => debug!("a peer kept its connection open"),
+/// The server is gone although nobody stopped it.
+#[derive(Debug, thiserror::Error)]
+#[error("the delivery server ended")]
+pub struct Ended;
+
+impl Server {
+    /// Hands each new stream to `take`, until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// When the server ends before that.
+    pub async fn until(
+        &mut self,
+        stop: &CancellationToken,
+        mut take: impl FnMut(Inlet),
+    ) -> Result<(), Ended> {
+        loop {
+            tokio::select! {
+                inlet = self.inlets.recv() => take(inlet.ok_or(Ended)?),
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Turns newcomers away. Who was welcomed a moment ago is handed to `take` still.
+    pub fn close(&mut self, mut take: impl FnMut(Inlet)) {
+        self.inlets.close();
+        while let Ok(inlet) = self.inlets.try_recv() {
+            take(inlet);
+        }
+    }
+
+    /// Ends; waits until the last answers are sent, for two seconds at most.
+    pub async fn end(self) {
+        self.stop.cancel();
+        match tokio::time::timeout(FAREWELL, self.serving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the delivery server failed"),
+            Err(_) => debug!("a peer kept its connection open"),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use reprise_node::admin::{self, Admin};
 use reprise_node::membership::{
@@ -72,8 +72,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         window_exchanges: WINDOW_EXCHANGES,
         window_bytes: config.listener_window.0,
     };
-    let serving = CancellationToken::new();
-    let (mut inlets, server) = reprise_proto::serve(socket, welcome, serving.clone());
+    let mut server = reprise_proto::serve(socket, welcome);
     let registration: Option<Registration> = cluster
         .etcd
         .map(|etcd| etcd.register(Role::Relay, &id, member));
@@ -83,36 +82,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     health.set("started", Ok(()));
     info!(id, listen = %bound, admin = %admin_address, "relay ready");
 
-    loop {
-        tokio::select! {
-            inlet = inlets.recv() => match inlet {
-                Some(inlet) => relay.accept(inlet),
-                None => bail!("the delivery server ended"),
-            },
-            () = stop.cancelled() => break,
-        }
-    }
+    server.until(&stop, |inlet| relay.accept(inlet)).await?;
     let started = Instant::now();
     if let Some(registration) = registration {
         registration.leave().await;
     }
     // A listener that chose this relay a moment ago is let in, and told to go elsewhere; the next is turned away.
-    inlets.close();
-    while let Ok(inlet) = inlets.try_recv() {
-        relay.accept(inlet);
-    }
+    server.close(|inlet| relay.accept(inlet));
     let ledger = relay.ledger();
     relay
         .drain(config.drain_timeout.saturating_sub(started.elapsed()))
         .await;
-    serving.cancel();
-    reprise_proto::server::ended(server).await;
-    let settled: u64 = ledger()
-        .epochs
-        .iter()
-        .flat_map(|e| e.targets.values())
-        .map(|a| a.total())
-        .sum();
+    server.end().await;
+    let settled = ledger().ended();
     info!(id, settled, "relay stopped: flushed {settled} deliveries");
     Ok(())
 }
@@ -127,11 +109,6 @@ struct Cluster {
 impl Cluster {
     async fn join(config: &Config, health: &Health) -> anyhow::Result<Cluster> {
         if !config.etcd.is_empty() {
-            if !config.replayer.is_empty() || config.targets.is_some() {
-                bail!(
-                    "with --etcd the replayers and targets come from etcd: leave out --replayer and --targets"
-                );
-            }
             let settings = EtcdSettings {
                 endpoints: config.etcd.clone(),
             };

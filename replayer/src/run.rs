@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use reprise_node::admin::{self, Admin};
 use reprise_node::membership::{Etcd, EtcdSettings, Member, Role};
@@ -67,8 +67,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         window_exchanges: WINDOW_EXCHANGES,
         window_bytes: config.memory.0,
     };
-    let serving = CancellationToken::new();
-    let (mut inlets, server) = reprise_proto::serve(socket, welcome, serving.clone());
+    let mut server = reprise_proto::serve(socket, welcome);
     let registration = etcd.map(|etcd| etcd.register(Role::Replayer, &id, member));
     if let Some(registration) = &registration {
         registration.seen().await;
@@ -76,36 +75,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     health.set("started", Ok(()));
     info!(id, listen = %bound, admin = %admin_address, "replayer ready");
 
-    loop {
-        tokio::select! {
-            inlet = inlets.recv() => match inlet {
-                Some(inlet) => replayer.accept(inlet),
-                None => bail!("the delivery server ended"),
-            },
-            () = stop.cancelled() => break,
-        }
-    }
+    server.until(&stop, |inlet| replayer.accept(inlet)).await?;
     let started = Instant::now();
     if let Some(registration) = registration {
         registration.leave().await;
     }
     // A relay that found this replayer a moment ago is let in, and told to go elsewhere; the next is turned away.
-    inlets.close();
-    while let Ok(inlet) = inlets.try_recv() {
-        replayer.accept(inlet);
-    }
+    server.close(|inlet| replayer.accept(inlet));
     let ledger = replayer.ledger();
     replayer
         .drain(config.drain_timeout.saturating_sub(started.elapsed()))
         .await;
-    serving.cancel();
-    reprise_proto::server::ended(server).await;
-    let ended: u64 = ledger()
-        .epochs
-        .iter()
-        .flat_map(|e| e.targets.values())
-        .map(|a| a.total())
-        .sum();
+    server.end().await;
+    let ended = ledger().ended();
     info!(id, ended, "replayer stopped: flushed {ended} deliveries");
     Ok(())
 }

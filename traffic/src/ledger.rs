@@ -283,6 +283,14 @@ pub struct LedgerReport {
     pub epochs: Vec<EpochReport>,
 }
 
+impl LedgerReport {
+    /// Deliveries that ended, of all epochs and targets.
+    pub fn ended(&self) -> u64 {
+        let accounts = self.epochs.iter().flat_map(|epoch| epoch.targets.values());
+        accounts.map(Account::total).sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,0 +1,279 @@
+//! Protobuf to values. Nothing that a peer says is trusted.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reprise_traffic::exchange::Captured;
+use reprise_traffic::{
+    Disposition, Epoch, Exchange, ExchangeId, Head, Source, Target, TargetDocument, TargetName,
+};
+use tracing::warn;
+
+use crate::message::{
+    Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
+};
+use crate::wire;
+use crate::wire::downstream::Message as Down;
+use crate::wire::upstream::Message as Up;
+
+type Decoded<T> = Result<T, LinkError>;
+
+pub(super) fn protocol(what: impl Into<String>) -> LinkError {
+    LinkError::Protocol(what.into())
+}
+
+/// Of one message; a sequence number takes a byte on the wire and much more in memory.
+const MAX_SETTLEMENTS: usize = 1 << 20;
+
+/// Epochs and target names repeat from message to message; a decoder hands out the same ones again.
+#[derive(Default)]
+pub(crate) struct Decoder {
+    epochs: HashMap<(String, u64), Arc<Epoch>>,
+    targets: HashMap<String, TargetName>,
+}
+
+/// A peer that names more than this starts the table anew, so that it can't fill memory.
+const MAX_KNOWN: usize = 10_000;
+
+impl Decoder {
+    fn epoch(&mut self, epoch: wire::Epoch) -> Arc<Epoch> {
+        if self.epochs.len() > MAX_KNOWN {
+            self.epochs.clear();
+        }
+        let key = (epoch.listener, epoch.started_ns);
+        if let Some(known) = self.epochs.get(&key) {
+            return known.clone();
+        }
+        let fresh = Arc::new(Epoch::new(&key.0, key.1));
+        self.epochs.insert(key, fresh.clone());
+        fresh
+    }
+
+    fn target(&mut self, name: &str) -> Decoded<TargetName> {
+        if let Some(known) = self.targets.get(name) {
+            return Ok(known.clone());
+        }
+        if self.targets.len() > MAX_KNOWN {
+            self.targets.clear();
+        }
+        let fresh = TargetName::new(name).map_err(|error| protocol(error.to_string()))?;
+        self.targets.insert(name.to_owned(), fresh.clone());
+        Ok(fresh)
+    }
+
+    fn targets(&mut self, names: &[String]) -> Decoded<Vec<TargetName>> {
+        names.iter().map(|name| self.target(name)).collect()
+    }
+
+    pub(crate) fn hello(&self, message: Option<wire::Downstream>) -> Decoded<Hello> {
+        match message.and_then(|m| m.message) {
+            Some(Down::Hello(wire::Hello { node, version })) => Ok(Hello { node, version }),
+            _ => Err(protocol("the first message is not Hello")),
+        }
+    }
+
+    pub(crate) fn welcome(&self, message: Option<wire::Upstream>) -> Decoded<Welcome> {
+        let Some(Up::Welcome(welcome)) = message.and_then(|m| m.message) else {
+            return Err(protocol("the first message is not Welcome"));
+        };
+        let wire::Welcome {
+            node,
+            version,
+            incarnation,
+            window_exchanges,
+            window_bytes,
+        } = welcome;
+        Ok(Welcome {
+            node,
+            version,
+            incarnation,
+            window_exchanges,
+            window_bytes,
+        })
+    }
+
+    pub(crate) fn down(&mut self, message: wire::Downstream) -> Decoded<Option<Downstream>> {
+        match message.message {
+            Some(Down::Batch(batch)) => Ok(Some(Downstream::Batch(self.batch(batch)?))),
+            Some(Down::Targets(targets)) => {
+                // One that this version can't read must not cost the others anything.
+                let targets = targets.documents.into_iter().filter_map(|document| {
+                    decode_target(document)
+                        .inspect_err(|error| warn!("a relay's target is left out: {error}"))
+                        .ok()
+                });
+                Ok(Some(Downstream::Targets(targets.collect())))
+            }
+            Some(Down::Hello(_)) => Err(protocol("a second Hello")),
+            // A neighbour of a newer version may say more than we know.
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn batch(&mut self, batch: wire::Batch) -> Decoded<Batch> {
+        let mut settled_below = Vec::with_capacity(batch.epochs.len());
+        for epoch in batch.epochs {
+            let below = epoch.settled_below;
+            settled_below.push((self.epoch(epoch), below));
+        }
+        let targets = self.targets(&batch.targets)?;
+        let mut parcels = Vec::with_capacity(batch.parcels.len());
+        for parcel in batch.parcels {
+            let (epoch, _) = settled_below
+                .get(parcel.epoch as usize)
+                .ok_or_else(|| protocol("a parcel's epoch is not in its batch"))?;
+            let target = match (parcel.target as usize).checked_sub(1) {
+                None => None,
+                Some(index) => Some(
+                    targets
+                        .get(index)
+                        .ok_or_else(|| protocol("a parcel's target is not in its batch"))?
+                        .clone(),
+                ),
+            };
+            let id = ExchangeId {
+                epoch: epoch.clone(),
+                sequence: parcel.sequence,
+            };
+            let exchange = parcel.exchange.ok_or_else(|| protocol("an empty parcel"))?;
+            let request = decode_request(exchange)?;
+            parcels.push(Parcel {
+                exchange: Arc::new(Exchange { id, request }),
+                target,
+                resent: parcel.resent.then(|| Duration::from_millis(parcel.age_ms)),
+            });
+        }
+        Ok(Batch {
+            id: batch.id,
+            settled_below,
+            parcels,
+        })
+    }
+
+    pub(crate) fn up(&mut self, message: wire::Upstream) -> Decoded<Option<Upstream>> {
+        match message.message {
+            Some(Up::Accepted(accepted)) => Ok(Some(Upstream::Accepted(accepted.batch))),
+            Some(Up::Settled(settled)) => Ok(Some(Upstream::Settled(self.settled(settled)?))),
+            Some(Up::Returned(returned)) => Ok(Some(Upstream::Returned(self.returned(returned)?))),
+            Some(Up::GoAway(go_away)) => Ok(Some(Upstream::GoAway(go_away.reason))),
+            Some(Up::Welcome(_)) => Err(protocol("a second Welcome")),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn settled(&mut self, settled: wire::Settled) -> Decoded<Vec<Settlement>> {
+        let epochs: Vec<Arc<Epoch>> = settled.epochs.into_iter().map(|e| self.epoch(e)).collect();
+        let targets = self.targets(&settled.targets)?;
+        let mut settlements = Vec::new();
+        for run in settled.runs {
+            let epoch = epochs
+                .get(run.epoch as usize)
+                .ok_or_else(|| protocol("a settlement's epoch is not in its message"))?;
+            let mut outcomes = Vec::with_capacity(run.outcomes.len());
+            for outcome in &run.outcomes {
+                let target = targets
+                    .get(outcome.target as usize)
+                    .ok_or_else(|| protocol("an outcome's target is not in its message"))?;
+                outcomes.push((target.clone(), decode_outcome(outcome)?));
+            }
+            if settlements.len() + run.sequences.len() > MAX_SETTLEMENTS {
+                return Err(protocol("more settlements than any window holds"));
+            }
+            settlements.extend(run.sequences.into_iter().map(|sequence| Settlement {
+                id: ExchangeId {
+                    epoch: epoch.clone(),
+                    sequence,
+                },
+                outcomes: outcomes.clone(),
+            }));
+        }
+        Ok(settlements)
+    }
+
+    fn returned(&mut self, returned: wire::Returned) -> Decoded<Vec<Delivery>> {
+        let epochs: Vec<Arc<Epoch>> = returned.epochs.into_iter().map(|e| self.epoch(e)).collect();
+        let targets = self.targets(&returned.targets)?;
+        returned
+            .parcels
+            .into_iter()
+            .map(|parcel| {
+                let epoch = epochs.get(parcel.epoch as usize);
+                let target = targets.get(parcel.target as usize);
+                let (Some(epoch), Some(target)) = (epoch, target) else {
+                    return Err(protocol("a returned parcel's index is not in its message"));
+                };
+                let id = ExchangeId {
+                    epoch: epoch.clone(),
+                    sequence: parcel.sequence,
+                };
+                Ok(Delivery {
+                    id,
+                    target: target.clone(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// Parts up to this size, bytes, are copied out of their message: as slices, one that waits would keep a whole batch in
+/// memory, of which nobody's books know. Larger ones are most of their message and stay slices.
+const SMALL: usize = 32 << 10;
+
+fn own(part: Bytes) -> Bytes {
+    match part.len() {
+        0 => Bytes::new(),
+        1..=SMALL => Bytes::copy_from_slice(&part),
+        _ => part,
+    }
+}
+
+fn decode_request(exchange: wire::Exchange) -> Decoded<Captured> {
+    let address = |text: &str| {
+        text.parse::<SocketAddr>()
+            .map_err(|_| protocol(format!("{text:?} is no address")))
+    };
+    let source = match exchange.source() {
+        wire::Source::Mirror => Source::Mirror,
+        wire::Source::Wire | wire::Source::Unspecified => Source::Wire,
+    };
+    Ok(Captured {
+        captured_ns: exchange.captured_ns,
+        client: address(&exchange.client)?,
+        server: address(&exchange.server)?,
+        source,
+        head: Head::parse(own(exchange.head)).map_err(|error| protocol(error.to_string()))?,
+        body: own(exchange.body),
+        trailers: own(exchange.trailers),
+    })
+}
+
+fn decode_target(document: wire::TargetDocument) -> Decoded<Arc<Target>> {
+    let refuse = |reason: String| protocol(format!("target {}: {reason}", document.name));
+    let text = std::str::from_utf8(&document.document).map_err(|e| refuse(e.to_string()))?;
+    let name = TargetName::new(&document.name).map_err(|e| protocol(e.to_string()))?;
+    let parsed = TargetDocument::parse(&document.name, text);
+    let target = parsed.and_then(|parsed| Target::new(name, document.revision, parsed));
+    target.map(Arc::new).map_err(|e| protocol(e.to_string()))
+}
+
+fn decode_outcome(outcome: &wire::Outcome) -> Decoded<Disposition> {
+    let reason = || protocol(format!("unknown reason {:?}", outcome.reason));
+    Ok(match outcome.disposition() {
+        wire::Disposition::Replayed => Disposition::Replayed(
+            u16::try_from(outcome.status).map_err(|_| protocol("status is no HTTP status"))?,
+        ),
+        wire::Disposition::Failed => {
+            Disposition::Failed(outcome.reason.parse().map_err(|_| reason())?)
+        }
+        wire::Disposition::Unknown => Disposition::Unknown,
+        wire::Disposition::Filtered => Disposition::Filtered,
+        wire::Disposition::SampledOut => Disposition::SampledOut,
+        wire::Disposition::Dropped => {
+            Disposition::Dropped(outcome.reason.parse().map_err(|_| reason())?)
+        }
+        wire::Disposition::Unspecified => return Err(protocol("unknown disposition")),
+    })
+}
