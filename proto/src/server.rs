@@ -6,8 +6,10 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use reprise_node::LogLimit;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,6 +28,9 @@ use crate::wire::delivery_server::{Delivery, DeliveryServer};
 
 /// A connection must show its first bytes within this time.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Anybody can send garbage; a log line for each would fill the disk.
+const STRANGERS_EVERY: Duration = Duration::from_secs(10);
 
 /// Peers have this time to take the last answers.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -123,7 +128,8 @@ async fn accept(
     opened: mpsc::Sender<std::io::Result<TcpStream>>,
     stop: CancellationToken,
 ) {
-    let nascent = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_NASCENT));
+    let strangers = Arc::new(LogLimit::every(STRANGERS_EVERY));
+    let nascent = Arc::new(tokio::sync::Semaphore::new(MAX_NASCENT));
     loop {
         let connection = tokio::select! {
             connection = listener.accept() => connection,
@@ -142,7 +148,7 @@ async fn accept(
             debug!(%peer, "too many connections that send nothing");
             continue;
         };
-        let opened = opened.clone();
+        let (opened, strangers) = (opened.clone(), strangers.clone());
         tokio::spawn(async move {
             let speaks = tokio::time::timeout(PREFACE_TIMEOUT, begins_as_http2(&connection)).await;
             drop(permit);
@@ -155,7 +161,9 @@ async fn accept(
                     let _ = opened.send(Ok(connection)).await;
                 }
                 Ok(false) => {
-                    warn!(%peer, "not a Reprise peer: its first bytes are not HTTP/2; closed")
+                    if let Some(suppressed) = strangers.allow() {
+                        warn!(%peer, suppressed, "not a Reprise peer: its first bytes are not HTTP/2; closed");
+                    }
                 }
                 Err(_) => debug!(%peer, "sent nothing in time; closed"),
             }
