@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reprise_integration_tests::Shape;
 use reprise_integration_tests::load::Sent;
+use reprise_integration_tests::staging::Behaviour;
 use reprise_traffic::ledger::Account;
 
 use crate::arrivals::{assert_agrees, assert_none_twice, lateness};
@@ -51,6 +52,10 @@ fn no_post_is_sent_twice() {
     let Some(mut fleet) = Fleet::start() else {
         return;
     };
+    // So that at any time some thirty are under way, and a part takes them with it.
+    fleet
+        .staging
+        .behave(Behaviour::Slow(Duration::from_millis(30)));
     let (sent, account) = kill_each(&mut fleet, Shape::Post { size: 500 });
     assert_none_twice(&fleet.staging);
     assert_agrees(&account, &sent, &fleet.staging);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reprise_integration_tests::Shape;
+use reprise_integration_tests::staging::Behaviour;
 
 use crate::arrivals::{assert_agrees, assert_none_twice, lateness};
 use crate::fleet::{Fleet, REST, TARGET};
@@ -40,6 +41,10 @@ fn no_post_is_sent_twice() {
     let Some(mut fleet) = Fleet::start() else {
         return;
     };
+    // So that at any time some thirty are under way, and a part takes them with it.
+    fleet
+        .staging
+        .behave(Behaviour::Slow(Duration::from_millis(30)));
     let load = fleet.load(Shape::Post { size: 500 }, RATE);
     fleet.more(1500);
     fleet.cluster.kill("replayer1").unwrap();
