@@ -206,7 +206,7 @@ async fn await_end(reader: JoinHandle<()>) {
     }
 }
 
-/// A safe job whose earlier copy may have arrived.
+/// A job whose earlier copy may have arrived: whoever has it next must not take it for fresh.
 fn again(mut job: Job) -> Job {
     job.resent.get_or_insert(Duration::ZERO);
     job
@@ -236,7 +236,7 @@ impl Doubtful {
         if self.incarnation != incarnation {
             self.give_up_after(Duration::ZERO);
         }
-        self.jobs.drain(..).collect()
+        self.jobs.drain(..).map(again).collect()
     }
 
     fn give_up_after(&mut self, patience: Duration) {
@@ -251,5 +251,64 @@ impl Doubtful {
 impl Drop for Doubtful {
     fn drop(&mut self) {
         self.give_up_after(Duration::ZERO);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reprise_proto::Welcome;
+
+    use super::*;
+    use crate::custody::{Budget, Custody};
+    use crate::samples::{request, target};
+
+    /// Queued again for the same life of its replayer, it is handed back by a second break before it was sent again.
+    #[tokio::test]
+    async fn a_doubtful_job_is_never_taken_for_fresh() {
+        let custody = Custody::new(Budget::new(1 << 20), Arc::default());
+        let jobs = custody
+            .take(request("POST", 0), [target("t/a")].iter())
+            .await;
+        let doubtful = Doubtful {
+            incarnation: 7,
+            since: Instant::now(),
+            jobs,
+        };
+        let many = Load {
+            bytes: usize::MAX,
+            jobs: usize::MAX,
+        };
+        let link = Link::new("r".to_owned(), 1, many);
+        link.open(&Welcome {
+            node: String::new(),
+            version: String::new(),
+            incarnation: 7,
+            window_exchanges: 10,
+            window_bytes: 1 << 20,
+        });
+        for job in doubtful.of(7) {
+            link.offer(job).unwrap();
+        }
+        let mut unsent = link.close().unsent;
+        assert!(unsent[0].resent.is_some());
+        unsent.remove(0).give_up(DropReason::Expired);
+        let (settled, _) = custody.take_settled();
+        assert_eq!(settled[0].outcomes[0].1, Disposition::Unknown);
+    }
+
+    #[tokio::test]
+    async fn another_life_of_the_replayer_knows_nothing() {
+        let custody = Custody::new(Budget::new(1 << 20), Arc::default());
+        let jobs = custody
+            .take(request("POST", 0), [target("t/a")].iter())
+            .await;
+        let doubtful = Doubtful {
+            incarnation: 7,
+            since: Instant::now(),
+            jobs,
+        };
+        assert!(doubtful.of(8).is_empty());
+        let (settled, _) = custody.take_settled();
+        assert_eq!(settled[0].outcomes[0].1, Disposition::Unknown);
     }
 }

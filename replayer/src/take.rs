@@ -4,6 +4,7 @@
 //! runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that nobody described,
 //! or that comes while we leave, is given back untouched.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -148,10 +149,11 @@ impl Desk {
         for target in unknown {
             let latency = self.latencies.of(&target.name);
             let runner = Arc::new(Runner::new(target.clone(), self.room, latency));
-            self.lock()
-                .runners
-                .entry(target.name.clone())
-                .or_insert(runner);
+            match self.lock().runners.entry(target.name.clone()) {
+                Entry::Vacant(place) => drop(place.insert(runner)),
+                // Another relay was faster, maybe with an older document.
+                Entry::Occupied(known) => known.get().update(target),
+            }
         }
     }
 
