@@ -86,11 +86,35 @@ impl From<Unusable> for EdgeEvent {
     }
 }
 
+/// A captured packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// What its first bytes are.
+    pub link: LinkType,
+    /// When it was captured, unix nanoseconds.
+    pub at_ns: u64,
+    /// Its bytes on the wire.
+    pub wire_len: usize,
+    /// As far as they were captured.
+    pub data: &'a [u8],
+}
+
+/// Finds TCP segments in packets.
+#[derive(Debug, Default)]
+pub struct Decoder {}
+
+impl Decoder {
+    /// The TCP segment in a packet.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn decode<'a>(&'a mut self, frame: &Frame<'a>) -> Result<Segment<'a>, Unusable> {
+        decode(frame.link, frame.data, frame.wire_len)
+    }
+}
+
 /// Finds the TCP segment in a packet that had `wire_len` bytes on the wire.
-///
-/// # Errors
-/// Why there is none.
-pub fn decode(link: LinkType, packet: &[u8], wire_len: usize) -> Result<Segment<'_>, Unusable> {
+fn decode(link: LinkType, packet: &[u8], wire_len: usize) -> Result<Segment<'_>, Unusable> {
     let ip = match link {
         LinkType::RawIp => packet,
         LinkType::Loopback => packet.get(4..).ok_or(Unusable::Broken)?,

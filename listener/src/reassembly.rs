@@ -61,11 +61,74 @@ impl Default for Limits {
     }
 }
 
+/// The ports that servers listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ports {
+    /// Not known: whoever sends requests is a client.
+    Any,
+    /// These, in ascending order.
+    Only(Vec<u16>),
+}
+
+impl Ports {
+    /// These and no others.
+    pub fn only(ports: &[u16]) -> Ports {
+        let mut ports = ports.to_vec();
+        ports.sort_unstable();
+        ports.dedup();
+        Ports::Only(ports)
+    }
+
+    /// Whether a server may listen there.
+    pub fn contains(&self, port: u16) -> bool {
+        match self {
+            Ports::Any => true,
+            Ports::Only(ports) => ports.contains(&port),
+        }
+    }
+}
+
+/// What is done about the answers that servers send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// They are not in the capture.
+    Unseen,
+    /// They decide whether a tunnel or an upgrade begins, and are let go.
+    Watched,
+    /// They leave with their requests; each exchange waits for its answer.
+    Kept {
+        /// Bytes of an answer's body that are kept.
+        max_body: usize,
+    },
+}
+
+/// What a [`Reassembler`] looks for, and its bounds.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bounds.
+    pub limits: Limits,
+    /// Where servers are.
+    pub ports: Ports,
+    /// What they say.
+    pub answers: Answers,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            limits: Limits::default(),
+            ports: Ports::Any,
+            answers: Answers::Unseen,
+        }
+    }
+}
+
 /// Puts segments together.
 #[derive(Debug)]
 pub struct Reassembler {
     table: Table<Stream>,
     limits: Limits,
+    ports: Ports,
     edge: Arc<Edge>,
     /// Bytes on the heap that belong to requests, of all connections.
     held: usize,
@@ -74,19 +137,23 @@ pub struct Reassembler {
 
 impl Reassembler {
     /// With no connections.
-    pub fn new(limits: Limits, edge: Arc<Edge>) -> Reassembler {
+    pub fn new(settings: Settings, edge: Arc<Edge>) -> Reassembler {
         Reassembler {
             table: Table::new(),
-            limits,
+            limits: settings.limits,
+            ports: settings.ports,
             edge,
             held: 0,
             now_ns: 0,
         }
     }
 
-    /// Takes a segment from a client to a server, captured at `now_ns` (unix nanoseconds).
+    /// Takes a segment in either direction, captured at `now_ns` (unix nanoseconds).
     pub fn push(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl FnMut(Captured)) {
         self.expire(now_ns, sink);
+        if !self.ports.contains(segment.destination.port()) {
+            return;
+        }
         if segment.missing > 0 {
             self.edge.count(EdgeEvent::Truncated, 1);
         }
@@ -256,6 +323,7 @@ fn captured(key: Key, message: Message) -> Captured {
         head: message.head,
         body: message.body,
         trailers: message.trailers,
+        answer: None,
     }
 }
 

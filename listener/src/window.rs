@@ -277,6 +277,7 @@ mod tests {
             head: Head::parse(Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n")).unwrap(),
             body: Bytes::from(vec![0; body]),
             trailers: Bytes::new(),
+            answer: None,
         }
     }
 

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use reprise_listener::edge::Edge;
-use reprise_listener::packet::{LinkType, decode};
-use reprise_listener::reassembly::{Limits, Reassembler};
+use reprise_listener::packet::{Decoder, Frame, LinkType};
+use reprise_listener::reassembly::{Ports, Reassembler, Settings};
 use reprise_traffic::exchange::Captured;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -45,16 +45,27 @@ fn requests(path: &Path, ports: Option<&BTreeSet<u16>>) -> (Vec<Captured>, Arc<E
     let edge = Arc::new(Edge::default());
     let mut found = Vec::new();
     let mut sink = |request| found.push(request);
-    let mut reassembler = Reassembler::new(Limits::default(), edge.clone());
+    let settings = Settings {
+        ports: ports.map_or(Ports::Any, |ports| {
+            Ports::only(&ports.iter().copied().collect::<Vec<_>>())
+        }),
+        ..Settings::default()
+    };
+    let mut reassembler = Reassembler::new(settings, edge.clone());
+    let mut decoder = Decoder::default();
     let mut capture = pcap::Capture::from_file_with_precision(path, pcap::Precision::Nano).unwrap();
     let link = LinkType::from_number(capture.get_datalink().0);
     while let Ok(packet) = capture.next_packet() {
         let header = packet.header;
         let at = header.ts.tv_sec as u64 * 1_000_000_000 + header.ts.tv_usec as u64;
         let Some(link) = link else { break };
-        if let Ok(segment) = decode(link, packet.data, header.len as usize)
-            && ports.is_none_or(|ports| ports.contains(&segment.destination.port()))
-        {
+        let frame = Frame {
+            link,
+            at_ns: at,
+            wire_len: header.len as usize,
+            data: packet.data,
+        };
+        if let Ok(segment) = decoder.decode(&frame) {
             reassembler.push(&segment, at, &mut sink);
         }
     }

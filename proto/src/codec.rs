@@ -41,6 +41,7 @@ mod tests {
                 head: Head::parse(Bytes::from_static(b"POST /x HTTP/1.1\r\nA: b\r\n\r\n")).unwrap(),
                 body: Bytes::from_static(b"body"),
                 trailers: Bytes::from_static(b"T: 1\r\n"),
+                answer: None,
             },
         })
     }

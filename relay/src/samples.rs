@@ -31,6 +31,7 @@ pub(crate) fn request(method: &str, sequence: u64) -> Parcel {
             head: Head::parse(format!("{method} / HTTP/1.1\r\n\r\n").into()).unwrap(),
             body: Default::default(),
             trailers: Default::default(),
+            answer: None,
         },
     };
     Parcel {

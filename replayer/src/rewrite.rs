@@ -238,6 +238,7 @@ mod tests {
                 head: Head::parse(Bytes::from_static(head.as_bytes())).unwrap(),
                 body: Bytes::from_static(body.as_bytes()),
                 trailers: Bytes::from_static(trailers.as_bytes()),
+                answer: None,
             },
         }
     }

@@ -302,6 +302,7 @@ mod tests {
                 head: Head::parse(Bytes::from(head)).unwrap(),
                 body: Bytes::new(),
                 trailers: Bytes::new(),
+                answer: None,
             },
         };
         Parcel {

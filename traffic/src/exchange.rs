@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::answer::Answer;
 use crate::head::Head;
 
 /// One life of a listener process.
@@ -122,16 +123,18 @@ pub struct Captured {
     pub body: Bytes,
     /// Trailer lines as captured, without the empty line behind them.
     pub trailers: Bytes,
+    /// What production answered, where answers are tracked and this one was seen.
+    pub answer: Option<Box<Answer>>,
 }
 
 impl Captured {
     /// Bytes that it holds in memory, its own bookkeeping included.
     pub fn size(&self) -> usize {
-        self.head.raw().len()
+        self.head.size()
             + self.body.len()
             + self.trailers.len()
             + size_of::<Exchange>()
-            + 16 * self.head.headers().count()
+            + self.answer.as_ref().map_or(0, |answer| answer.size())
     }
 }
 

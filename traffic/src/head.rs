@@ -29,6 +29,43 @@ pub enum HeadError {
     Incomplete,
 }
 
+/// A head's bytes, and where its header lines lie in them.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Fields {
+    raw: Bytes,
+    spans: Box<[(Span, Span)]>,
+}
+
+impl Fields {
+    /// Of headers that were found in `raw`.
+    pub(crate) fn new(raw: Bytes, headers: &[httparse::Header<'_>]) -> Fields {
+        let span = |h: &httparse::Header<'_>| {
+            let name = Span::of(h.name.as_bytes(), &raw);
+            (name, Span::of(h.value, &raw))
+        };
+        let spans = headers.iter().map(span).collect();
+        Fields { raw, spans }
+    }
+
+    pub(crate) fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn size(&self) -> usize {
+        self.raw.len() + size_of_val(&*self.spans)
+    }
+
+    /// Name and value of every header line.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.spans.iter().map(|(name, value)| {
+            // httparse checked that it is a token, which is ASCII.
+            let name = std::str::from_utf8(&self.raw[name.range()]).unwrap_or_default();
+            (name, &self.raw[value.range()])
+        })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -52,11 +89,10 @@ impl Span {
 /// A request's head as captured.
 #[derive(Clone)]
 pub struct Head {
-    raw: Bytes,
+    fields: Fields,
     method: Span,
     target: Span,
     minor: u8,
-    headers: Box<[(Span, Span)]>,
 }
 
 impl Head {
@@ -86,34 +122,28 @@ impl Head {
             Span::of(method.as_bytes(), &raw),
             Span::of(target.as_bytes(), &raw),
         );
-        let headers = request
-            .headers
-            .iter()
-            .map(|h| (Span::of(h.name.as_bytes(), &raw), Span::of(h.value, &raw)))
-            .collect();
         Ok(Head {
             method,
             target,
             minor,
-            headers,
-            raw,
+            fields: Fields::new(raw.clone(), request.headers),
         })
     }
 
     /// The head's bytes as captured, the empty line included.
     pub fn raw(&self) -> &Bytes {
-        &self.raw
+        self.fields.raw()
     }
 
     /// The method token, for example `GET`.
     pub fn method(&self) -> &str {
         // httparse checked that it is a token, which is ASCII.
-        std::str::from_utf8(&self.raw[self.method.range()]).unwrap_or_default()
+        std::str::from_utf8(&self.raw()[self.method.range()]).unwrap_or_default()
     }
 
     /// The request target as captured: `/path?query`, an absolute URI, `*` or an authority.
     pub fn target(&self) -> &[u8] {
-        &self.raw[self.target.range()]
+        &self.raw()[self.target.range()]
     }
 
     /// The target's path and query, without scheme and authority where it is absolute.
@@ -138,10 +168,12 @@ impl Head {
 
     /// Name and value of every header line, in order; white space around values taken off.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.headers.iter().map(|(name, value)| {
-            let name = std::str::from_utf8(&self.raw[name.range()]).unwrap_or_default();
-            (name, &self.raw[value.range()])
-        })
+        self.fields.iter()
+    }
+
+    /// Bytes that it holds on the heap.
+    pub fn size(&self) -> usize {
+        self.fields.size()
     }
 
     /// The value of the first header line of that name, in any case.

@@ -6,6 +6,7 @@
 //!
 //! Nothing here opens a socket, reads a clock or allocates by what a peer merely announces.
 
+pub mod answer;
 pub mod exchange;
 pub mod framing;
 pub mod head;
@@ -15,6 +16,7 @@ pub mod rules;
 pub mod session;
 pub mod target;
 
+pub use answer::{Answer, AnswerHead};
 pub use exchange::{Epoch, Exchange, ExchangeId, Source};
 pub use head::{Head, HeadError};
 pub use outcome::{Disposition, DropReason, Fault};

@@ -210,6 +210,7 @@ mod tests {
             head: Head::parse(Bytes::from(raw)).unwrap(),
             body: Bytes::new(),
             trailers: Bytes::new(),
+            answer: None,
         }
     }
 

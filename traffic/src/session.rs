@@ -151,6 +151,7 @@ mod tests {
             head: Head::parse(Bytes::from(head.to_owned())).unwrap(),
             body: Bytes::new(),
             trailers: Bytes::new(),
+            answer: None,
         }
     }
 

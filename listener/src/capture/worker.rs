@@ -14,8 +14,8 @@ use reprise_traffic::exchange::Captured;
 use super::device::{BATCH, Device};
 use super::{CaptureSpec, Settings};
 use crate::edge::{Edge, EdgeEvent};
-use crate::packet::{LinkType, decode};
-use crate::reassembly::Reassembler;
+use crate::packet::{Decoder, Frame, LinkType};
+use crate::reassembly::{self, Answers, Ports, Reassembler};
 
 /// The longest that the thread sleeps: it has to notice a stop.
 const TICK: Duration = Duration::from_millis(100);
@@ -38,8 +38,12 @@ pub(super) struct Worker<S> {
 impl<S: FnMut(Captured)> Worker<S> {
     /// Captures until it is told to stop.
     pub(super) fn run(mut self, device: Device) {
-        let limits = self.settings.limits.clone();
-        let mut reassembler = Reassembler::new(limits, self.edge.clone());
+        let settings = reassembly::Settings {
+            limits: self.settings.limits.clone(),
+            ports: Ports::only(self.spec.ports()),
+            answers: Answers::Unseen,
+        };
+        let mut reassembler = Reassembler::new(settings, self.edge.clone());
         tracing::info!(capture = %self.spec, link = ?device.link(), "capture started");
         let mut device = Some(device);
         while !self.stop.load(Ordering::Relaxed) {
@@ -100,10 +104,11 @@ impl<S: FnMut(Captured)> Worker<S> {
     ) -> Result<usize, pcap::Error> {
         let link = device.link();
         let (edge, sink) = (&self.edge, &mut self.sink);
+        let mut decoder = Decoder::default();
         let mut bytes = 0;
         let read = device.read(|packet| {
             bytes += u64::from(packet.header.len);
-            take(&packet, link, edge, reassembler, sink);
+            take(&packet, link, &mut decoder, edge, reassembler, sink);
         })?;
         if read > 0 {
             self.edge.count(EdgeEvent::Packets, read as u64);
@@ -146,12 +151,19 @@ impl<S: FnMut(Captured)> Worker<S> {
 fn take(
     packet: &Packet<'_>,
     link: LinkType,
+    decoder: &mut Decoder,
     edge: &Edge,
     reassembler: &mut Reassembler,
     sink: &mut impl FnMut(Captured),
 ) {
-    match decode(link, packet.data, packet.header.len as usize) {
-        Ok(segment) => reassembler.push(&segment, time_ns(packet), sink),
+    let frame = Frame {
+        link,
+        at_ns: time_ns(packet),
+        wire_len: packet.header.len as usize,
+        data: packet.data,
+    };
+    match decoder.decode(&frame) {
+        Ok(segment) => reassembler.push(&segment, frame.at_ns, sink),
         Err(reason) => edge.count(reason.into(), 1),
     }
 }

@@ -147,6 +147,7 @@ impl Connection {
                         head: message.head,
                         body: message.body,
                         trailers: message.trailers,
+                        answer: None,
                     });
                 }
                 Event::Skipped { skip, persistent } => {

@@ -45,7 +45,13 @@ impl Bench {
     fn new(limits: Limits) -> Bench {
         let edge = Arc::new(Edge::default());
         Bench {
-            reassembler: Reassembler::new(limits, edge.clone()),
+            reassembler: Reassembler::new(
+                Settings {
+                    limits,
+                    ..Settings::default()
+                },
+                edge.clone(),
+            ),
             edge,
             found: Vec::new(),
             now: SECOND,

@@ -247,6 +247,7 @@ fn decode_request(exchange: wire::Exchange) -> Decoded<Captured> {
         head: Head::parse(own(exchange.head)).map_err(|error| protocol(error.to_string()))?,
         body: own(exchange.body),
         trailers: own(exchange.trailers),
+        answer: None,
     })
 }
 

@@ -206,6 +206,7 @@ pub(crate) fn captured(raw: &[u8]) -> Exchange {
             head,
             body: body.into(),
             trailers,
+            answer: None,
         },
     }
 }
