@@ -1,10 +1,12 @@
 //! The bytes that a client sent on one connection, and the requests in them (RFC 9112).
 //!
-//! What enters: the bytes in order, in pieces of any size, with their time; gaps; the connection's end.
-//! What leaves: [`Event`]s, above all whole requests.
+//! What enters: the bytes in order, in pieces of any size, with their [`Arrival`]; gaps; the connection's end; whether
+//! the server agreed to a tunnel or another protocol. What leaves: [`Event`]s, above all whole requests.
 //! What may be lost: requests that lack bytes, are too large or bear the marker, each with its cause; and all
 //! that follows the first byte whose meaning is a matter of opinion. Nothing is guessed.
 
+mod answer;
+mod body;
 mod event;
 mod head_scan;
 
@@ -13,15 +15,16 @@ use reprise_traffic::MARKER;
 use reprise_traffic::framing::{self, ChunkedDecoder, Framing};
 use reprise_traffic::head::Head;
 
-pub use event::{Event, Incomplete, Message, Refusal, Skip};
+pub use answer::Asked;
+pub(crate) use answer::{AfterAnswerGap, AnswerParser};
+pub use event::{Arrival, Event, Incomplete, Message, Refusal, Skip};
 pub(crate) use head_scan::{Begin, request_begin};
+
+use body::Body;
 use head_scan::{HeadScan, Scan};
 
 /// A longer head is refused. Servers refuse at 8 KiB (Apache) to 32 KiB (nginx).
 pub const MAX_HEAD: usize = 64 * 1024;
-
-/// What is reserved for a body when its first byte arrives; later it doubles. Announced lengths are mere words.
-const FIRST_RESERVE: usize = 64 * 1024;
 
 /// What is known about a connection after a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,27 @@ pub enum AfterGap {
     Over,
 }
 
+/// What follows a request for a tunnel (`CONNECT`) or another protocol (`Upgrade`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switching {
+    /// The server's answer isn't looked at: nothing is taken after a `CONNECT`; after an upgrade what is a request from
+    /// its first byte.
+    Guess,
+    /// The parser takes nothing more until it is told by [`RequestParser::resolve`].
+    Wait,
+}
+
+/// What the server answered to a request for a tunnel or another protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It agreed.
+    Switched,
+    /// It went on with HTTP/1.
+    Refused,
+    /// Nobody saw; see [`Switching::Guess`].
+    Unseen,
+}
+
 /// Finds the requests in what a client sends on one connection.
 #[derive(Debug)]
 pub struct RequestParser {
@@ -42,12 +66,8 @@ pub struct RequestParser {
     state: State,
     /// What came before on this connection decides how strictly the next byte is judged.
     before: Before,
-    /// The first byte of the current request, unix nanoseconds.
-    started_ns: u64,
-    /// The part of a head that came in earlier pieces.
-    head: Vec<u8>,
-    scan: HeadScan,
-    judged: Judged,
+    switching: Switching,
+    heads: u32,
 }
 
 #[derive(Debug)]
@@ -56,9 +76,23 @@ enum State {
     Between {
         after_cr: bool,
     },
-    Head,
+    Head(Box<PartialHead>),
     Body(Box<Partial>),
+    /// For the answer to a request for a tunnel, or for another protocol.
+    Waiting {
+        connect: bool,
+    },
     Done,
+}
+
+/// A head that came in several pieces.
+#[derive(Debug)]
+struct PartialHead {
+    /// The first byte.
+    began: Arrival,
+    bytes: Vec<u8>,
+    scan: HeadScan,
+    judged: Judged,
 }
 
 /// How much of the request line was found to be as it should be; no byte is judged over and over.
@@ -80,10 +114,11 @@ enum Before {
 /// A request whose head is complete.
 #[derive(Debug)]
 struct Partial {
+    began_ns: u64,
     head: Head,
     fate: Fate,
     rest: Rest,
-    body: Vec<u8>,
+    body: Body,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,29 +135,30 @@ enum Rest {
     Chunked(ChunkedDecoder),
 }
 
+const BETWEEN: State = State::Between { after_cr: false };
+
 impl RequestParser {
     /// For a connection that begins. Requests over `max_exchange` bytes will be skipped.
-    pub fn new(max_exchange: usize) -> RequestParser {
+    pub fn new(max_exchange: usize, switching: Switching) -> RequestParser {
         RequestParser {
             max_exchange,
-            state: State::Between { after_cr: false },
+            state: BETWEEN,
             before: Before::Nothing,
-            started_ns: 0,
-            head: Vec::new(),
-            scan: HeadScan::default(),
-            judged: Judged::Nothing,
+            switching,
+            heads: 0,
         }
     }
 
-    /// Takes the next bytes of the connection, which arrived at `at_ns`.
-    pub fn push(&mut self, bytes: &[u8], at_ns: u64, sink: &mut impl FnMut(Event)) {
+    /// Takes the next bytes of the connection and returns their number: all, but while it waits for an answer.
+    pub fn push(&mut self, bytes: &[u8], at: Arrival, sink: &mut impl FnMut(Event)) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() {
             let taken = match &mut self.state {
-                State::Between { .. } => self.push_between(rest, at_ns),
-                State::Head => self.push_head(rest, sink),
+                State::Between { .. } => self.push_between(rest, at, sink),
+                State::Head(_) => self.push_head(rest, at, sink),
                 State::Body(_) => self.push_body(rest, sink),
-                State::Done => return,
+                State::Waiting { .. } => return bytes.len() - rest.len(),
+                State::Done => return bytes.len(),
             };
             match taken {
                 Ok(taken) => rest = &rest[taken..],
@@ -130,11 +166,28 @@ impl RequestParser {
                     if refusal == Refusal::NotHttp {
                         self.before = Before::Rubbish;
                     }
-                    self.stop();
+                    self.state = State::Done;
                     sink(Event::Refused(refusal));
                 }
             }
         }
+        bytes.len()
+    }
+
+    /// The answer to the last request, which asked for a tunnel or another protocol. Without effect where it didn't.
+    pub fn resolve(&mut self, verdict: Verdict) {
+        let State::Waiting { connect } = self.state else {
+            if verdict == Verdict::Switched && self.before == Before::Upgrade {
+                self.state = State::Done;
+            }
+            return;
+        };
+        (self.state, self.before) = match verdict {
+            Verdict::Switched => (State::Done, Before::Upgrade),
+            Verdict::Refused => (BETWEEN, Before::Requests),
+            Verdict::Unseen if connect => (State::Done, Before::Upgrade),
+            Verdict::Unseen => (BETWEEN, Before::Upgrade),
+        };
     }
 
     /// `missing` bytes will never come.
@@ -154,7 +207,7 @@ impl RequestParser {
                 _ => AfterGap::GoesOn,
             };
         }
-        if matches!(self.state, State::Between { .. }) {
+        if matches!(self.state, State::Between { .. } | State::Waiting { .. }) {
             // Whatever lay in the gap, it wasn't reported.
             sink(Event::Incomplete(Incomplete::Gap));
         }
@@ -167,13 +220,17 @@ impl RequestParser {
         let counted = match &self.state {
             State::Done => return AfterGap::Over,
             State::Between { .. } => true,
-            State::Head => false,
+            State::Waiting { .. } => {
+                tunnel = true;
+                true
+            }
+            State::Head(_) => false,
             State::Body(partial) => {
                 tunnel |= may_switch(&partial.head);
                 partial.fate == Fate::Spoiled
             }
         };
-        self.stop();
+        self.state = State::Done;
         if !counted {
             sink(Event::Incomplete(cause));
         }
@@ -196,31 +253,72 @@ impl RequestParser {
 
     /// True when a head has begun and isn't complete.
     pub fn is_within_head(&self) -> bool {
-        matches!(self.state, State::Head)
+        matches!(self.state, State::Head(_))
     }
 
     /// True when a request has begun and isn't complete.
     pub fn is_within_request(&self) -> bool {
-        matches!(self.state, State::Head | State::Body(_))
+        matches!(self.state, State::Head(_) | State::Body(_))
+    }
+
+    /// True when a request has begun that isn't passed over.
+    pub fn holds_request(&self) -> bool {
+        match &self.state {
+            State::Head(_) => true,
+            State::Body(partial) => partial.fate == Fate::Keep,
+            _ => false,
+        }
+    }
+
+    /// Requests that were seen whole.
+    pub fn whole(&self) -> u32 {
+        let under_way = matches!(self.state, State::Body(_));
+        self.heads.wrapping_sub(u32::from(under_way))
+    }
+
+    /// Bytes to the end of the body that is under way, where that is known.
+    pub fn known_left(&self) -> Option<u64> {
+        match &self.state {
+            State::Body(partial) => match partial.rest {
+                Rest::Length(left) => Some(left),
+                Rest::Chunked(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Gives up the request whose body is under way and its memory; the parser finds its end all the same. False when
+    /// there is none, so that nothing is known of what follows.
+    pub fn pass_over(&mut self, cause: Incomplete, sink: &mut impl FnMut(Event)) -> bool {
+        let State::Body(partial) = &mut self.state else {
+            return false;
+        };
+        partial.spoil(cause, sink);
+        true
+    }
+
+    /// True while it takes nothing because the answer to a request for a tunnel, or for another protocol, isn't known.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
     }
 
     /// Bytes on the heap.
     pub fn held(&self) -> usize {
-        let partial = match &self.state {
+        match &self.state {
+            State::Head(head) => size_of::<PartialHead>() + head.bytes.capacity(),
             State::Body(partial) => {
-                size_of::<Partial>() + partial.head.raw().len() + partial.body.capacity()
+                size_of::<Partial>() + partial.head.size() + partial.body.held()
             }
             _ => 0,
-        };
-        self.head.capacity() + partial
+        }
     }
 
-    fn stop(&mut self) {
-        self.state = State::Done;
-        self.head = Vec::new();
-    }
-
-    fn push_between(&mut self, bytes: &[u8], at_ns: u64) -> Result<usize, Refusal> {
+    fn push_between(
+        &mut self,
+        bytes: &[u8],
+        at: Arrival,
+        sink: &mut impl FnMut(Event),
+    ) -> Result<usize, Refusal> {
         let State::Between { after_cr } = &mut self.state else {
             return Ok(0);
         };
@@ -235,64 +333,74 @@ impl RequestParser {
                 Ok(1)
             }
             (true, _) => Err(self.not_a_request(Refusal::MalformedHead)),
-            (false, _) => {
-                self.started_ns = at_ns;
-                self.scan = HeadScan::default();
-                self.judged = Judged::Nothing;
-                self.state = State::Head;
+            (false, _) => self.begin_head(bytes, at, sink),
+        }
+    }
+
+    /// Whole heads in one piece, nearly all, are copied once and into the right size.
+    fn begin_head(
+        &mut self,
+        bytes: &[u8],
+        at: Arrival,
+        sink: &mut impl FnMut(Event),
+    ) -> Result<usize, Refusal> {
+        let mut scan = HeadScan::strict();
+        match scan.push(bytes) {
+            Scan::End(taken) if taken <= MAX_HEAD => {
+                let raw = Bytes::copy_from_slice(&bytes[..taken]);
+                let is_request = || request_begin(&bytes[..taken]) == Begin::Yes;
+                self.end_head(raw, is_request, at, taken < bytes.len(), sink)?;
+                Ok(taken)
+            }
+            _ => {
+                self.state = State::Head(Box::new(PartialHead {
+                    began: at,
+                    bytes: Vec::new(),
+                    scan: HeadScan::strict(),
+                    judged: Judged::Nothing,
+                }));
                 Ok(0)
             }
         }
     }
 
-    fn push_head(&mut self, bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<usize, Refusal> {
-        let scan = self.scan.push(bytes);
+    fn push_head(
+        &mut self,
+        bytes: &[u8],
+        at: Arrival,
+        sink: &mut impl FnMut(Event),
+    ) -> Result<usize, Refusal> {
+        let State::Head(partial) = &mut self.state else {
+            return Ok(0);
+        };
+        let scan = partial.scan.push(bytes);
         let taken = match scan {
             Scan::More => bytes.len(),
             Scan::End(taken) | Scan::BareLineFeed(taken) => taken,
         };
-        // Whole heads in one piece, nearly all, are copied once and into the right size.
-        let raw = if self.head.is_empty() && matches!(scan, Scan::End(_)) {
-            Bytes::copy_from_slice(&bytes[..taken])
-        } else {
-            let room = MAX_HEAD + 1 - self.head.len();
-            self.head.extend_from_slice(&bytes[..taken.min(room)]);
-            let line_is_complete =
-                self.scan.has_first_line() || matches!(scan, Scan::BareLineFeed(_));
-            self.judge_line(line_is_complete)?;
-            match scan {
-                Scan::More if self.head.len() <= MAX_HEAD => return Ok(taken),
-                Scan::BareLineFeed(_) => return Err(Refusal::BareLineFeed),
-                _ => Bytes::from(std::mem::take(&mut self.head).into_boxed_slice()),
-            }
-        };
-        if raw.len() > MAX_HEAD {
+        let room = MAX_HEAD + 1 - partial.bytes.len();
+        partial.bytes.extend_from_slice(&bytes[..taken.min(room)]);
+        let line_is_complete =
+            partial.scan.has_first_line() || matches!(scan, Scan::BareLineFeed(_));
+        if !partial.judge_line(line_is_complete) {
+            return Err(self.not_a_request(Refusal::MalformedHead));
+        }
+        if partial.bytes.len() > MAX_HEAD {
             return Err(self.not_a_request(Refusal::HeadTooLarge));
         }
-        let head = Head::parse(raw.clone()).map_err(|error| match request_begin(&raw) {
-            Begin::Yes => Refusal::from(error),
-            _ => self.not_a_request(Refusal::MalformedHead),
-        })?;
-        self.begin_body(head, taken < bytes.len(), sink)?;
-        Ok(taken)
-    }
-
-    /// Refuses what is no HTTP early, before up to [`MAX_HEAD`] bytes of it are held.
-    fn judge_line(&mut self, line_is_complete: bool) -> Result<(), Refusal> {
-        let judge = match self.judged {
-            Judged::Nothing => true,
-            Judged::Method => line_is_complete,
-            Judged::Line => false,
-        };
-        if judge {
-            self.judged = match request_begin(&self.head) {
-                Begin::No => return Err(self.not_a_request(Refusal::MalformedHead)),
-                Begin::Unsure => Judged::Nothing,
-                Begin::Likely | Begin::Odd => Judged::Method,
-                Begin::Yes => Judged::Line,
-            };
+        match scan {
+            Scan::More => return Ok(taken),
+            Scan::BareLineFeed(_) => return Err(Refusal::BareLineFeed),
+            Scan::End(_) => {}
         }
-        Ok(())
+        let began = Arrival {
+            skip: at.skip,
+            ..partial.began
+        };
+        let raw = Bytes::from(std::mem::take(&mut partial.bytes).into_boxed_slice());
+        // Its line was judged.
+        self.end_head(raw, || true, began, taken < bytes.len(), sink)?;
+        Ok(taken)
     }
 
     fn not_a_request(&self, otherwise: Refusal) -> Refusal {
@@ -303,40 +411,54 @@ impl RequestParser {
         }
     }
 
-    fn begin_body(
+    /// The head is complete.
+    fn end_head(
         &mut self,
-        head: Head,
+        raw: Bytes,
+        is_request: impl FnOnce() -> bool,
+        began: Arrival,
         more_follows: bool,
         sink: &mut impl FnMut(Event),
     ) -> Result<(), Refusal> {
+        let head = Head::parse(raw).map_err(|error| match is_request() {
+            true => Refusal::from(error),
+            false => self.not_a_request(Refusal::MalformedHead),
+        })?;
         let framing = framing::of_request(&head)?;
-        let mut fate = Fate::Keep;
-        if head.header(MARKER).is_some() {
-            fate = Fate::Skip(Skip::Marked);
-        } else if let Framing::Length(length) = framing
-            && length.saturating_add(head.raw().len() as u64) > self.max_exchange as u64
-        {
-            fate = Fate::Skip(Skip::TooLarge);
-        }
+        let too_large =
+            |length: u64| length.saturating_add(head.raw().len() as u64) > self.max_exchange as u64;
+        let fate = match (head.header(MARKER), framing, began.skip) {
+            (Some(_), ..) => Fate::Skip(Skip::Marked),
+            (None, _, Some(skip)) => Fate::Skip(skip),
+            (None, Framing::Length(length), None) if too_large(length) => {
+                Fate::Skip(Skip::TooLarge)
+            }
+            _ => Fate::Keep,
+        };
         let rest = match framing {
             Framing::Length(length) => Rest::Length(length),
             Framing::Chunked => Rest::Chunked(ChunkedDecoder::default()),
             // Never said of requests.
             Framing::UntilClose => return Err(Refusal::BadLength),
         };
+        self.heads = self.heads.wrapping_add(1);
+        sink(Event::Head {
+            asked: Asked::by(&head),
+            began,
+        });
         if let Rest::Length(0) = rest {
-            self.state = State::Between { after_cr: false };
-            self.complete(head, fate, Bytes::new(), Bytes::new(), sink);
+            self.complete(head, fate, began.at_ns, Bytes::new(), Bytes::new(), sink);
             return Ok(());
         }
         if !more_follows && expects_continue(&head) {
             sink(Event::Continue);
         }
         self.state = State::Body(Box::new(Partial {
+            began_ns: began.at_ns,
             head,
             fate,
             rest,
-            body: Vec::new(),
+            body: Body::default(),
         }));
         Ok(())
     }
@@ -351,14 +473,14 @@ impl RequestParser {
             fate,
             rest,
             body,
+            ..
         } = partial.as_mut();
         let (taken, complete) = match rest {
             Rest::Length(left) => {
                 let taken = (*left).min(bytes.len() as u64) as usize;
                 if *fate == Fate::Keep {
-                    let whole = (body.len() as u64 + *left) as usize;
-                    reserve(body, taken, whole);
-                    body.extend_from_slice(&bytes[..taken]);
+                    let whole = body.len() as u64 + *left;
+                    body.push(&bytes[..taken], Some(whole));
                 }
                 *left -= taken as u64;
                 (taken, *left == 0)
@@ -371,10 +493,10 @@ impl RequestParser {
                     }
                     if body.len() + data.len() > max_body {
                         *fate = Fate::Skip(Skip::TooLarge);
-                        *body = Vec::new();
+                        *body = Body::default();
                         return;
                     }
-                    body.extend_from_slice(data);
+                    body.push(data, None);
                 })?;
                 (taken, decoder.is_done())
             }
@@ -387,8 +509,7 @@ impl RequestParser {
 
     /// The body is complete.
     fn finish(&mut self, sink: &mut impl FnMut(Event)) {
-        let between = State::Between { after_cr: false };
-        let State::Body(partial) = std::mem::replace(&mut self.state, between) else {
+        let State::Body(partial) = std::mem::replace(&mut self.state, BETWEEN) else {
             return;
         };
         let partial = *partial;
@@ -396,30 +517,36 @@ impl RequestParser {
             Rest::Length(_) => Bytes::new(),
             Rest::Chunked(decoder) => decoder.into_trailers().freeze(),
         };
-        // Room that was reserved and not used would be held as long as the request.
-        let body = Bytes::from(partial.body.into_boxed_slice());
-        self.complete(partial.head, partial.fate, body, trailers, sink);
+        let body = partial.body.into_bytes();
+        self.complete(
+            partial.head,
+            partial.fate,
+            partial.began_ns,
+            body,
+            trailers,
+            sink,
+        );
     }
 
     fn complete(
         &mut self,
         head: Head,
         fate: Fate,
+        began_ns: u64,
         body: Bytes,
         trailers: Bytes,
         sink: &mut impl FnMut(Event),
     ) {
-        self.before = match may_switch(&head) {
-            true => Before::Upgrade,
-            false => Before::Requests,
+        let connect = head.method() == "CONNECT";
+        (self.state, self.before) = match (may_switch(&head), self.switching) {
+            (false, _) => (BETWEEN, Before::Requests),
+            (true, Switching::Wait) => (State::Waiting { connect }, Before::Upgrade),
+            (true, Switching::Guess) if connect => (State::Done, Before::Upgrade),
+            (true, Switching::Guess) => (BETWEEN, Before::Upgrade),
         };
-        if head.method() == "CONNECT" {
-            // Without the answer nobody knows whether a tunnel begins.
-            self.stop();
-        }
         match fate {
             Fate::Keep => sink(Event::Request(Message {
-                captured_ns: self.started_ns,
+                captured_ns: began_ns,
                 head,
                 body,
                 trailers,
@@ -433,22 +560,33 @@ impl RequestParser {
     }
 }
 
+impl PartialHead {
+    /// Whether this can be HTTP; what can't is refused early, before up to [`MAX_HEAD`] bytes of it are held.
+    fn judge_line(&mut self, line_is_complete: bool) -> bool {
+        let judge = match self.judged {
+            Judged::Nothing => true,
+            Judged::Method => line_is_complete,
+            Judged::Line => false,
+        };
+        if judge {
+            self.judged = match request_begin(&self.bytes) {
+                Begin::No => return false,
+                Begin::Unsure => Judged::Nothing,
+                Begin::Likely | Begin::Odd => Judged::Method,
+                Begin::Yes => Judged::Line,
+            };
+        }
+        true
+    }
+}
+
 impl Partial {
     fn spoil(&mut self, cause: Incomplete, sink: &mut impl FnMut(Event)) {
         if self.fate != Fate::Spoiled {
             self.fate = Fate::Spoiled;
-            self.body = Vec::new();
+            self.body = Body::default();
             sink(Event::Incomplete(cause));
         }
-    }
-}
-
-/// Makes room for `more` bytes of a body that is said to have `whole`, with growth that is linear in what came.
-fn reserve(body: &mut Vec<u8>, more: usize, whole: usize) {
-    let needed = body.len() + more;
-    if needed > body.capacity() {
-        let room = needed.max(2 * body.capacity()).max(FIRST_RESERVE);
-        body.reserve_exact(room.min(whole) - body.len());
     }
 }
 

@@ -4,9 +4,10 @@
 //! What leaves: whole requests. What may be lost, and is counted: requests that lack a byte, that were cut off by
 //! a reset, that stood still too long, or that had to go to keep the memory budget.
 //!
-//! Nothing here opens a socket or reads a clock. Only what clients send is looked at for now; a connection's
-//! answers will be a second [`Stream`] in the same slot of the table.
+//! Nothing here opens a socket or reads a clock.
 
+mod answers;
+mod flow;
 mod pending;
 mod stream;
 mod table;
@@ -14,12 +15,12 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reprise_traffic::exchange::{Captured, Source};
+use reprise_traffic::exchange::Captured;
 
 use crate::edge::{Edge, EdgeEvent};
-use crate::http::{Event, Incomplete, Message};
+use crate::http::{Begin, Incomplete, request_begin};
 use crate::packet::Segment;
-use stream::{Context, Stream};
+use flow::{Flow, Surroundings, Way};
 use table::{Class, Id, Key, Table};
 
 /// Bounds of one [`Reassembler`].
@@ -91,8 +92,10 @@ impl Ports {
 /// What is done about the answers that servers send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
-    /// They are not in the capture.
+    /// They are not in the capture, or not looked at.
     Unseen,
+    /// Of them only those are in the capture that agree to another protocol (101).
+    Switches,
     /// They decide whether a tunnel or an upgrade begins, and are let go.
     Watched,
     /// They leave with their requests; each exchange waits for its answer.
@@ -126,9 +129,10 @@ impl Default for Settings {
 /// Puts segments together.
 #[derive(Debug)]
 pub struct Reassembler {
-    table: Table<Stream>,
+    table: Table<Flow>,
     limits: Limits,
     ports: Ports,
+    answers: Answers,
     edge: Arc<Edge>,
     /// Bytes on the heap that belong to requests, of all connections.
     held: usize,
@@ -142,6 +146,7 @@ impl Reassembler {
             table: Table::new(),
             limits: settings.limits,
             ports: settings.ports,
+            answers: settings.answers,
             edge,
             held: 0,
             now_ns: 0,
@@ -151,36 +156,82 @@ impl Reassembler {
     /// Takes a segment in either direction, captured at `now_ns` (unix nanoseconds).
     pub fn push(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl FnMut(Captured)) {
         self.expire(now_ns, sink);
-        if !self.ports.contains(segment.destination.port()) {
-            return;
-        }
         if segment.missing > 0 {
             self.edge.count(EdgeEvent::Truncated, 1);
         }
-        let key = Key {
-            client: segment.source,
-            server: segment.destination,
+        let (key, source_first) = Key::of(segment.source, segment.destination);
+        let Some((id, way)) = self.flow(key, source_first, segment, sink) else {
+            return;
         };
-        let id = match self.table.find(&key) {
-            Some(id) => id,
-            // An acknowledgement or an end of a connection of which no byte was seen.
-            None if segment.payload.is_empty() && !segment.syn => return,
-            None if segment.rst => return,
-            None => {
-                self.make_room(sink);
-                self.table.insert(key, self.now_ns)
-            }
-        };
+        if way == Way::ToClient && self.answers == Answers::Unseen {
+            return;
+        }
         let progress = self.table.value(id).progress();
         let early = self.limits.early;
-        self.with(id, sink, |stream, context| {
-            stream.push(segment, now_ns, context);
-            while stream.held_behind_hole() > early {
-                stream.give_up_hole(context);
+        self.with(id, sink, |flow, around| {
+            flow.push(way, segment, now_ns, around);
+            while flow.held_behind_hole() > early {
+                flow.give_up_hole(around);
             }
         });
         self.classify(id, progress);
         self.keep_budget(sink);
+    }
+
+    /// The connection that a segment belongs to, and its way on it.
+    fn flow(
+        &mut self,
+        key: Key,
+        source_first: bool,
+        segment: &Segment<'_>,
+        sink: &mut impl FnMut(Captured),
+    ) -> Option<(Id, Way)> {
+        if let Some(id) = self.table.find(&key) {
+            let flow = self.table.value(id);
+            let way = flow.way(source_first);
+            if way == Way::ToServer || !flow.is_reversed_by(segment) {
+                return Some((id, way));
+            }
+            if !self.ports.contains(segment.destination.port()) {
+                return None;
+            }
+            self.remove(id, Incomplete::ClosedEarly, sink);
+        }
+        // An acknowledgement or an end of a connection of which no byte was seen.
+        if segment.rst || (segment.payload.is_empty() && !segment.syn) {
+            return None;
+        }
+        let (way, certain) = self.guess_way(segment)?;
+        self.make_room(sink);
+        let id = self.table.insert(key, self.now_ns);
+        let client_first = source_first == (way == Way::ToServer);
+        let answers = self.answers;
+        self.with(id, sink, |flow, _| {
+            flow.begin(client_first, certain, answers);
+        });
+        Some((id, way))
+    }
+
+    /// Which way the first segment of a connection goes, and whether that is certain. None when it is of no interest.
+    fn guess_way(&self, segment: &Segment<'_>) -> Option<(Way, bool)> {
+        let to_server = self.ports.contains(segment.destination.port());
+        let to_client = self.ports.contains(segment.source.port());
+        if segment.syn {
+            let (way, wanted) = match segment.acknowledgment {
+                None => (Way::ToServer, to_server),
+                Some(_) => (Way::ToClient, to_client),
+            };
+            return wanted.then_some((way, true));
+        }
+        match (to_server, to_client) {
+            (true, false) => Some((Way::ToServer, true)),
+            (false, true) => Some((Way::ToClient, true)),
+            (false, false) => None,
+            (true, true) => Some(match request_begin(segment.payload) {
+                Begin::No if segment.payload.starts_with(b"HTTP/1.") => (Way::ToClient, false),
+                _ => (Way::ToServer, false),
+            }),
+        }
     }
 
     /// Lets time pass: holes become final, unfinished requests are given up, connections are forgotten.
@@ -229,38 +280,33 @@ impl Reassembler {
         self.held
     }
 
-    /// Calls `act` on a stream and keeps the account of what is held.
+    /// Calls `act` on a connection and keeps the account of what is held.
     fn with<S: FnMut(Captured)>(
         &mut self,
         id: Id,
         sink: &mut S,
-        act: impl FnOnce(&mut Stream, &mut Context<'_, &mut dyn FnMut(Event)>),
+        act: impl FnOnce(&mut Flow, &mut Surroundings<'_, S>),
     ) {
         let key = self.table.key(id);
-        let edge = &*self.edge;
-        let stream = self.table.value(id);
-        let held_before = stream.held();
-        let mut out = |event| match event {
-            Event::Request(message) => sink(captured(key, message)),
-            Event::Skipped { skip, .. } => edge.count(skip.into(), 1),
-            Event::Incomplete(cause) => edge.count(cause.into(), 1),
-            Event::Refused(refusal) => edge.count(refusal.into(), 1),
-            Event::Continue => {}
-        };
-        let mut context = Context {
-            edge,
+        let flow = self.table.value(id);
+        let held_before = flow.held();
+        let mut around = Surroundings {
+            edge: &self.edge,
+            key,
+            answers: self.answers,
             max_exchange: self.limits.max_exchange,
-            out: &mut out as &mut dyn FnMut(Event),
+            skip: None,
+            sink,
         };
-        act(stream, &mut context);
-        self.held = self.held + stream.held() - held_before;
+        act(flow, &mut around);
+        self.held = self.held + flow.held() - held_before;
     }
 
-    /// Files a stream under what it waits for. A hole's age isn't changed by what arrives behind it.
+    /// Files a connection under what it waits for. A hole's age isn't changed by what arrives behind it.
     fn classify(&mut self, id: Id, progress: u64) {
-        let stream = self.table.value(id);
-        let class = stream.class();
-        let stalled = stream.progress() == progress;
+        let flow = self.table.value(id);
+        let class = flow.class();
+        let stalled = flow.progress() == progress;
         if class == Class::Holed && stalled && self.table.class(id) == Class::Holed {
             return;
         }
@@ -269,7 +315,7 @@ impl Reassembler {
 
     fn give_up_hole(&mut self, id: Id, sink: &mut impl FnMut(Captured)) {
         let progress = self.table.value(id).progress();
-        self.with(id, sink, |stream, context| stream.give_up_hole(context));
+        self.with(id, sink, |flow, around| flow.give_up_hole(around));
         self.classify(id, progress);
         if self.table.class(id) == Class::Holed {
             // Another hole, whose time begins now.
@@ -278,14 +324,14 @@ impl Reassembler {
     }
 
     fn give_up(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
-        self.with(id, sink, |stream, context| stream.give_up(cause, context));
+        self.with(id, sink, |flow, around| flow.give_up(cause, around));
         let class = self.table.value(id).class();
         self.table.touch(id, class, self.now_ns);
     }
 
     fn remove(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
-        self.with(id, sink, |stream, context| stream.give_up(cause, context));
-        self.table.remove(id);
+        self.with(id, sink, |flow, around| flow.end(cause, around));
+        self.held -= self.table.remove(id).held();
     }
 
     fn keep_budget(&mut self, sink: &mut impl FnMut(Captured)) {
@@ -299,7 +345,11 @@ impl Reassembler {
             let Some((id, _)) = stalest else {
                 return;
             };
+            let before = self.held;
             self.give_up(id, Incomplete::Budget, sink);
+            if self.held >= before {
+                self.remove(id, Incomplete::Budget, sink);
+            }
         }
     }
 
@@ -311,19 +361,6 @@ impl Reassembler {
             self.edge.count(EdgeEvent::Forgotten, 1);
             self.remove(id, Incomplete::Budget, sink);
         }
-    }
-}
-
-fn captured(key: Key, message: Message) -> Captured {
-    Captured {
-        captured_ns: message.captured_ns,
-        client: key.client,
-        server: key.server,
-        source: Source::Wire,
-        head: message.head,
-        body: message.body,
-        trailers: message.trailers,
-        answer: None,
     }
 }
 

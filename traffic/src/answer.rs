@@ -62,6 +62,11 @@ impl AnswerHead {
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.fields.iter()
     }
+
+    /// Bytes that it holds on the heap.
+    pub fn size(&self) -> usize {
+        self.fields.size()
+    }
 }
 
 impl fmt::Debug for AnswerHead {
@@ -90,7 +95,7 @@ pub struct Answer {
 impl Answer {
     /// Bytes that it holds in memory, its own bookkeeping included.
     pub fn size(&self) -> usize {
-        size_of::<Answer>() + self.head.fields.size() + self.body.len()
+        size_of::<Answer>() + self.head.size() + self.body.len()
     }
 
     /// True where the whole body is kept.

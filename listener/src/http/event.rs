@@ -4,7 +4,29 @@ use bytes::Bytes;
 use reprise_traffic::framing::FramingError;
 use reprise_traffic::head::{Head, HeadError};
 
-use super::MAX_HEAD;
+use super::{Asked, MAX_HEAD};
+
+/// When bytes arrived, and what was known then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// Unix nanoseconds.
+    pub at_ns: u64,
+    /// How far the client had received the server's bytes, as a TCP sequence number.
+    pub acknowledged: Option<u32>,
+    /// What a request whose head is completed by these bytes is passed over for.
+    pub skip: Option<Skip>,
+}
+
+impl Arrival {
+    /// At that time; nothing else is known.
+    pub fn at(at_ns: u64) -> Arrival {
+        Arrival {
+            at_ns,
+            acknowledged: None,
+            skip: None,
+        }
+    }
+}
 
 /// A whole request, whose sender the parser doesn't know.
 #[derive(Debug)]
@@ -22,6 +44,13 @@ pub struct Message {
 /// What the bytes amount to.
 #[derive(Debug)]
 pub enum Event {
+    /// A request's head is complete, so that the server may answer it.
+    Head {
+        /// What it asked for.
+        asked: Asked,
+        /// Its first byte.
+        began: Arrival,
+    },
     /// The client waits for `100 Continue` before it sends the body.
     Continue,
     /// A request is complete.

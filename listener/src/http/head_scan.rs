@@ -7,8 +7,10 @@
 const MAX_METHOD: usize = 64;
 
 /// Looks for the empty line behind a head.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct HeadScan {
+    /// Whether a line may end in a bare LF.
+    lenient: bool,
     /// Bytes of the line that the last piece ended in.
     line: usize,
     /// Whether they end in a CR.
@@ -28,6 +30,24 @@ pub(crate) enum Scan {
 }
 
 impl HeadScan {
+    /// For heads whose lines have to end in CR LF.
+    pub(crate) fn strict() -> HeadScan {
+        HeadScan {
+            lenient: false,
+            line: 0,
+            after_cr: false,
+            first_line_done: false,
+        }
+    }
+
+    /// For heads whose lines may end in a bare LF (RFC 9112 §2.2).
+    pub(crate) fn lenient() -> HeadScan {
+        HeadScan {
+            lenient: true,
+            ..HeadScan::strict()
+        }
+    }
+
     pub(crate) fn push(&mut self, piece: &[u8]) -> Scan {
         let mut line_start = 0;
         for lf in memchr::memchr_iter(b'\n', piece) {
@@ -36,10 +56,11 @@ impl HeadScan {
                 None => self.after_cr,
             };
             let line = self.line + (lf - line_start);
-            if !after_cr || line == 0 {
+            if !self.lenient && (!after_cr || line == 0) {
                 return Scan::BareLineFeed(lf + 1);
             }
-            if line == 1 && self.first_line_done {
+            let is_empty = line == 0 || (line == 1 && after_cr);
+            if is_empty && self.first_line_done {
                 return Scan::End(lf + 1);
             }
             self.first_line_done = true;
@@ -146,8 +167,22 @@ mod tests {
     #[test]
     fn a_bare_line_feed_is_seen_at_once() {
         for head in ["GET / HTTP/1.1\n", "GET / HTTP/1.1\r\na: b\n", "G\r\n\n"] {
-            let scan = HeadScan::default().push(format!("{head}more").as_bytes());
+            let scan = HeadScan::strict().push(format!("{head}more").as_bytes());
             assert_eq!(scan, Scan::BareLineFeed(head.len()));
+        }
+    }
+
+    #[test]
+    fn a_bare_line_feed_may_be_let_pass() {
+        for head in ["HTTP/1.1 200 OK\na: b\n\n", "HTTP/1.1 200 OK\na: b\r\n\n"] {
+            for cut in 1..head.len() {
+                let mut scan = HeadScan::lenient();
+                let input = format!("{head}more");
+                let (first, rest) = input.split_at(cut);
+                assert_eq!(scan.push(first.as_bytes()), Scan::More);
+                let end = Scan::End(head.len() - cut);
+                assert_eq!(scan.push(rest.as_bytes()), end);
+            }
         }
     }
 
@@ -159,7 +194,7 @@ mod tests {
         ) {
             let head = format!("{}\r\n\r\n", lines.join("\r\n"));
             let all = format!("{head}rest\r\n\r\n");
-            let mut scan = HeadScan::default();
+            let mut scan = HeadScan::strict();
             let mut at = 0;
             for piece in all.as_bytes().chunks(cut) {
                 match scan.push(piece) {

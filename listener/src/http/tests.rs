@@ -13,6 +13,7 @@ impl Heard {
     fn event(&mut self, event: Event) {
         match event {
             Event::Request(message) => self.requests.push(message),
+            Event::Head { .. } => {}
             other => self.others.push(format!("{other:?}")),
         }
     }
@@ -24,10 +25,12 @@ impl Heard {
 }
 
 fn hear(input: &[u8], cut: usize) -> Heard {
-    let mut parser = RequestParser::new(1 << 20);
+    let mut parser = RequestParser::new(1 << 20, Switching::Guess);
     let mut heard = Heard::default();
     for (n, piece) in input.chunks(cut).enumerate() {
-        parser.push(piece, n as u64, &mut |event| heard.event(event));
+        parser.push(piece, Arrival::at(n as u64), &mut |event| {
+            heard.event(event)
+        });
     }
     heard
 }
@@ -102,11 +105,13 @@ fn tunnels_and_upgrades_end_the_requests() {
 #[test]
 fn a_body_that_waits_for_permission_says_so_once() {
     let head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
-    let mut parser = RequestParser::new(1000);
+    let mut parser = RequestParser::new(1000, Switching::Guess);
     let mut heard = Heard::default();
-    parser.push(head.as_bytes(), 0, &mut |event| heard.event(event));
+    parser.push(head.as_bytes(), Arrival::at(0), &mut |event| {
+        heard.event(event)
+    });
     assert_eq!(heard.others, ["Continue"]);
-    parser.push(b"ab", 0, &mut |event| heard.event(event));
+    parser.push(b"ab", Arrival::at(0), &mut |event| heard.event(event));
     assert_eq!(heard.requests[0].body, "ab");
     let at_once = hear(format!("{head}ab").as_bytes(), 1000);
     assert!(at_once.others.is_empty());
@@ -144,10 +149,10 @@ fn replays_and_giants_are_passed_over_whole() {
 
 #[test]
 fn an_announced_length_reserves_little() {
-    let mut parser = RequestParser::new(usize::MAX);
+    let mut parser = RequestParser::new(usize::MAX, Switching::Guess);
     let head = b"POST / HTTP/1.1\r\nContent-Length: 9000000000000000000\r\n\r\nx";
-    parser.push(head, 0, &mut |_| {});
-    assert!(parser.held() < 2 * FIRST_RESERVE);
+    parser.push(head, Arrival::at(0), &mut |_| {});
+    assert!(parser.held() < 64 * 1024);
 }
 
 #[test]
@@ -163,16 +168,16 @@ fn an_endless_head_is_refused() {
 fn a_gap_is_skipped_only_where_the_length_is_known() {
     let mut heard = Heard::default();
     let mut sink = |event| heard.event(event);
-    let mut parser = RequestParser::new(1000);
+    let mut parser = RequestParser::new(1000, Switching::Guess);
     parser.push(
         b"POST /1 HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc",
-        0,
+        Arrival::at(0),
         &mut sink,
     );
     assert_eq!(parser.gap(4, &mut sink), AfterGap::GoesOn);
-    parser.push(b"89GET /2 HTTP/1.1\r\n\r\n", 0, &mut sink);
+    parser.push(b"89GET /2 HTTP/1.1\r\n\r\n", Arrival::at(0), &mut sink);
     assert_eq!(parser.gap(1, &mut sink), AfterGap::Lost);
-    parser.push(b"GET /3 HTTP/1.1\r\n\r\n", 0, &mut sink);
+    parser.push(b"GET /3 HTTP/1.1\r\n\r\n", Arrival::at(0), &mut sink);
     assert_eq!(heard.targets(), ["/2"]);
     assert_eq!(heard.others, ["Incomplete(Gap)", "Incomplete(Gap)"]);
 }
@@ -186,8 +191,8 @@ fn an_end_within_a_request_is_told_once() {
         ("POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nx", true),
         ("POST / HTTP/1.1\r\nContent-Length: -2\r\n\r\nx", false),
     ] {
-        let mut parser = RequestParser::new(1000);
-        parser.push(input.as_bytes(), 0, &mut |_| {});
+        let mut parser = RequestParser::new(1000, Switching::Guess);
+        parser.push(input.as_bytes(), Arrival::at(0), &mut |_| {});
         let mut causes = Vec::new();
         parser.close(Incomplete::Reset, &mut |event| causes.push(event));
         parser.close(Incomplete::Reset, &mut |event| causes.push(event));
@@ -209,9 +214,9 @@ proptest! {
         cut in 1_usize..30,
         gap_at in 0_usize..30,
     ) {
-        let mut parser = RequestParser::new(64);
+        let mut parser = RequestParser::new(64, Switching::Guess);
         for (n, piece) in pieces.concat().chunks(cut).enumerate() {
-            parser.push(piece, 0, &mut |_| {});
+            parser.push(piece, Arrival::at(0), &mut |_| {});
             if n == gap_at {
                 parser.gap(3, &mut |_| {});
             }

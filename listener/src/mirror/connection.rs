@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Shared;
 use crate::edge::EdgeEvent;
-use crate::http::{Event, Incomplete, RequestParser, Skip, is_persistent};
+use crate::http::{Arrival, Event, Incomplete, RequestParser, Skip, Switching, is_persistent};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n";
@@ -59,7 +59,7 @@ impl Connection {
             stream,
             peer: canonical(peer),
             local: canonical(local),
-            parser: RequestParser::new(shared.settings.max_exchange),
+            parser: RequestParser::new(shared.settings.max_exchange, Switching::Guess),
             shared,
             held: 0,
             head_until: None,
@@ -130,11 +130,12 @@ impl Connection {
             local,
             ..
         } = self;
-        self.parser.push(bytes, now_ns(), &mut |event| {
+        self.parser.push(bytes, Arrival::at(now_ns()), &mut |event| {
             if *last {
                 return;
             }
             match event {
+                Event::Head { .. } => {}
                 Event::Continue => answers.extend_from_slice(CONTINUE),
                 Event::Request(message) => {
                     *last = !is_persistent(&message.head);

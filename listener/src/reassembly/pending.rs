@@ -8,77 +8,95 @@ use std::collections::BTreeMap;
 /// What an entry costs besides its bytes: its node in the tree, its allocation's header.
 const OVERHEAD: usize = 96;
 
+/// When a segment arrived, and what its sender had received by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// Unix nanoseconds.
+    pub(super) ns: u64,
+    pub(super) acknowledged: Option<u32>,
+}
+
 /// A run of bytes.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) bytes: Box<[u8]>,
-    /// When it arrived, unix nanoseconds.
-    pub(super) at_ns: u64,
+    pub(super) at: Moment,
     /// A request certainly begins at its first byte.
     pub(super) request_begins: bool,
 }
 
-/// Runs by their place in the stream; no two overlap.
+/// Runs by their place in the stream; no two overlap. Most connections never have any, so that none costs a word.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
+    some: Option<Box<Runs>>,
+}
+
+#[derive(Debug, Default)]
+struct Runs {
     runs: BTreeMap<u64, Run>,
     held: usize,
 }
 
 impl Pending {
     /// Adds the parts of `bytes` whose place isn't taken.
-    pub(super) fn insert(&mut self, start: u64, bytes: &[u8], at_ns: u64, request_begins: bool) {
+    pub(super) fn insert(&mut self, start: u64, bytes: &[u8], at: Moment, request_begins: bool) {
+        let some = self.some.get_or_insert_default();
         let end = start + bytes.len() as u64;
-        let mut at = match self.runs.range(..=start).next_back() {
+        let mut place = match some.runs.range(..=start).next_back() {
             Some((place, run)) => start.max(place + run.bytes.len() as u64),
             None => start,
         };
-        while at < end {
-            let (free_until, next) = match self.runs.range(at..end).next() {
+        while place < end {
+            let (free_until, next) = match some.runs.range(place..end).next() {
                 Some((place, run)) => (*place, place + run.bytes.len() as u64),
                 None => (end, end),
             };
-            if at < free_until {
-                let part = &bytes[(at - start) as usize..(free_until - start) as usize];
-                self.held += part.len() + OVERHEAD;
+            if place < free_until {
+                let part = &bytes[(place - start) as usize..(free_until - start) as usize];
+                some.held += part.len() + OVERHEAD;
                 let run = Run {
                     bytes: part.into(),
-                    at_ns,
-                    request_begins: request_begins && at == start,
+                    at,
+                    request_begins: request_begins && place == start,
                 };
-                self.runs.insert(at, run);
+                some.runs.insert(place, run);
             }
-            at = next;
+            place = next;
         }
     }
 
     /// Where the first run begins.
     pub(super) fn first_place(&self) -> Option<u64> {
-        self.runs.first_key_value().map(|(place, _)| *place)
+        let some = self.some.as_ref()?;
+        some.runs.first_key_value().map(|(place, _)| *place)
     }
 
     /// Takes the first run out if it begins at `limit` or before.
     pub(super) fn pop_until(&mut self, limit: u64) -> Option<(u64, Run)> {
-        let first = self.runs.first_entry()?;
+        let some = self.some.as_mut()?;
+        let first = some.runs.first_entry()?;
         if *first.key() > limit {
             return None;
         }
         let (place, run) = first.remove_entry();
-        self.held -= run.bytes.len() + OVERHEAD;
+        some.held -= run.bytes.len() + OVERHEAD;
+        if some.runs.is_empty() {
+            self.some = None;
+        }
         Some((place, run))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.some.is_none()
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Pending::default();
+        self.some = None;
     }
 
     /// Bytes on the heap.
     pub(super) fn held(&self) -> usize {
-        self.held
+        self.some.as_ref().map_or(0, |some| some.held)
     }
 }
 
@@ -88,6 +106,11 @@ mod tests {
 
     use super::*;
 
+    const NOW: Moment = Moment {
+        ns: 0,
+        acknowledged: None,
+    };
+
     proptest! {
         #[test]
         fn the_first_copy_of_each_byte_stays(
@@ -96,7 +119,7 @@ mod tests {
             let mut pending = Pending::default();
             let mut expected: BTreeMap<u64, u8> = BTreeMap::new();
             for (n, (start, len)) in pieces.iter().enumerate() {
-                pending.insert(*start, &vec![n as u8; *len], 0, false);
+                pending.insert(*start, &vec![n as u8; *len], NOW, false);
                 for place in *start..*start + *len as u64 {
                     expected.entry(place).or_insert(n as u8);
                 }

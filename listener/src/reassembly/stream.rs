@@ -1,19 +1,22 @@
-//! One direction of a connection: from segments in any order to the requests in them.
+//! What a client sends on a connection: from segments in any order to the requests in them.
 //!
-//! What enters: its segments as captured, the news that a hole won't be filled, its end.
-//! What leaves: the events of its [`RequestParser`].
+//! What enters: its segments as captured, the news that a hole won't be filled, what the server answered to a request
+//! for a tunnel, its end. What leaves: the events of its [`RequestParser`].
 //! What may be lost: requests that lack a byte; all until the next place where a request certainly begins.
 //!
 //! Places in the stream are 64-bit numbers whose low half is the TCP sequence number, so nothing wraps.
 
-use super::pending::Pending;
+use super::pending::{Moment, Pending};
 use super::table::Class;
 use crate::edge::{Edge, EdgeEvent};
-use crate::http::{AfterGap, Begin, Event, Incomplete, RequestParser, request_begin};
+use crate::http::{
+    AfterGap, Arrival, Begin, Event, Incomplete, RequestParser, Skip, Switching, Verdict,
+    request_begin,
+};
 use crate::packet::Segment;
 
 /// A segment that lies farther away belongs to another connection: windows are smaller by far in practice.
-const PLAUSIBLE: i64 = 64 << 20;
+pub(super) const PLAUSIBLE: i64 = 64 << 20;
 
 /// How far before the first segment seen its SYN may have been overtaken.
 const OVERTAKEN: i64 = 1 << 20;
@@ -31,6 +34,7 @@ pub(super) struct Stream {
     /// The highest acknowledgement of what the peer sent.
     acknowledged: Option<u32>,
     pending: Pending,
+    pace: Pace,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +55,27 @@ enum Position {
     Closed,
 }
 
+/// How long this connection's requests are, to tell how many lie in a hole.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Where the parser began.
+    from: u64,
+    /// Behind the last whole request.
+    until: u64,
+    /// Bytes of a request on average; 0 when not known.
+    mean: u32,
+    /// One of those behind `until` is counted already.
+    counted: bool,
+}
+
 /// What a stream's methods need of its owner.
 pub(super) struct Context<'a, F> {
     pub(super) edge: &'a Edge,
     /// Bytes of a request over which it is skipped.
     pub(super) max_exchange: usize,
+    pub(super) switching: Switching,
+    /// What requests of this connection are passed over for at the moment.
+    pub(super) skip: Option<Skip>,
     /// Takes the parser's events.
     pub(super) out: F,
 }
@@ -66,7 +86,7 @@ impl<F: FnMut(Event)> Context<'_, F> {
     }
 
     fn parser(&self) -> Position {
-        Position::Following(RequestParser::new(self.max_exchange))
+        Position::Following(RequestParser::new(self.max_exchange, self.switching))
     }
 }
 
@@ -99,13 +119,77 @@ impl Stream {
         }
     }
 
-    /// The hole before the pending bytes, or before the end, won't be filled.
+    /// Begins a connection whose SYN has that number. True when there was another one before.
+    pub(super) fn open(&mut self, syn: u32, context: &mut Context<'_, impl FnMut(Event)>) -> bool {
+        if self.syn == Some(syn) {
+            return false;
+        }
+        let first = syn.wrapping_add(1);
+        let overtaken_by = self.next as i64 - self.place(first);
+        let anew = match self.position {
+            Position::Unknown if self.syn.is_none() => false,
+            Position::Lost { hold: true } if (0..=OVERTAKEN).contains(&overtaken_by) => {
+                self.syn = Some(syn);
+                self.next = self.next.saturating_sub(overtaken_by as u64);
+                self.follow_from_here(context);
+                self.drain(context);
+                return false;
+            }
+            // Requests that overtook their SYN in whole.
+            Position::Following(_) | Position::Lost { .. }
+                if self.syn.is_none() && (0..=OVERTAKEN).contains(&overtaken_by) =>
+            {
+                self.syn = Some(syn);
+                return false;
+            }
+            _ => {
+                self.end_with(Incomplete::ClosedEarly, context);
+                *self = Stream::default();
+                true
+            }
+        };
+        context.count(EdgeEvent::Connections);
+        self.syn = Some(syn);
+        self.start_at(first);
+        anew
+    }
+
+    /// Number of the SYN, if it was seen.
+    pub(super) fn syn(&self) -> Option<u32> {
+        self.syn
+    }
+
+    /// What the server answered to the last request, which asked for a tunnel or another protocol.
+    pub(super) fn resolve(
+        &mut self,
+        verdict: Verdict,
+        context: &mut Context<'_, impl FnMut(Event)>,
+    ) {
+        let Position::Following(parser) = &mut self.position else {
+            return;
+        };
+        let was_done = parser.is_done();
+        parser.resolve(verdict);
+        if parser.is_done() && !was_done {
+            context.count(EdgeEvent::Upgraded);
+            self.over();
+        } else {
+            self.drain(context);
+        }
+    }
+
+    /// The hole before the pending bytes, or before the end, won't be filled; or the answer to a request for a tunnel
+    /// won't be seen.
     pub(super) fn give_up_hole(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
         let until = self.pending.first_place().or(self.end);
         match &mut self.position {
+            Position::Following(parser) if parser.is_waiting() => {
+                self.resolve(Verdict::Unseen, context);
+            }
             Position::Following(parser) => {
                 let Some(until) = until else { return };
                 let missing = until.saturating_sub(self.next);
+                self.pace.leave(parser, self.next);
                 match parser.gap(missing, &mut context.out) {
                     AfterGap::GoesOn => {
                         self.next = until;
@@ -124,7 +208,7 @@ impl Stream {
         }
     }
 
-    /// Gives up the request that is under way and all that is held.
+    /// Gives up the request that is under way and all that is held, and goes on behind it where that can be found.
     pub(super) fn give_up(
         &mut self,
         cause: Incomplete,
@@ -132,21 +216,40 @@ impl Stream {
     ) {
         let early = !self.pending.is_empty();
         self.pending.clear();
-        let parser = match &mut self.position {
-            Position::Following(parser) => parser,
-            Position::Lost { hold } => {
-                *hold = false;
-                return;
+        match &mut self.position {
+            Position::Following(parser) => {
+                if parser.pass_over(cause, &mut context.out) {
+                    return;
+                }
+                if early && !parser.is_within_request() {
+                    (context.out)(Event::Incomplete(cause));
+                }
+                self.pace.leave(parser, self.next);
+                self.position = match parser.close(cause, &mut context.out) {
+                    AfterGap::Over => Position::Over,
+                    AfterGap::GoesOn | AfterGap::Lost => Position::Lost { hold: false },
+                };
             }
-            Position::Unknown | Position::Over | Position::Closed => return,
-        };
-        if early && !parser.is_within_request() {
-            (context.out)(Event::Incomplete(cause));
+            Position::Lost { hold } => *hold = false,
+            Position::Unknown | Position::Over | Position::Closed => {}
         }
-        self.position = match parser.close(cause, &mut context.out) {
-            AfterGap::Over => Position::Over,
-            AfterGap::GoesOn | AfterGap::Lost => Position::Lost { hold: false },
-        };
+    }
+
+    /// Gives up all, for good.
+    pub(super) fn end_with(
+        &mut self,
+        cause: Incomplete,
+        context: &mut Context<'_, impl FnMut(Event)>,
+    ) {
+        let early = !self.pending.is_empty();
+        self.pending.clear();
+        if let Position::Following(parser) = &mut self.position {
+            if early && !parser.is_within_request() {
+                (context.out)(Event::Incomplete(cause));
+            }
+            parser.close(cause, &mut context.out);
+        }
+        self.position = Position::Closed;
     }
 
     /// What it waits for.
@@ -156,7 +259,7 @@ impl Stream {
             Position::Lost { hold: true } => Class::Holed,
             Position::Lost { hold: false } | Position::Over => Class::Idle,
             Position::Following(_) if self.has_hole() => Class::Holed,
-            Position::Following(parser) if parser.is_within_request() => Class::Incomplete,
+            Position::Following(parser) if parser.holds_request() => Class::Incomplete,
             Position::Following(_) => Class::Idle,
         }
     }
@@ -180,14 +283,18 @@ impl Stream {
         self.pending.held()
     }
 
+    /// True when no request follows on the connection.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.position, Position::Over | Position::Closed)
+    }
+
     fn has_hole(&self) -> bool {
         !self.pending.is_empty() || self.end.is_some()
     }
 
     /// The place of a sequence number, near `next`.
     fn place(&self, sequence: u32) -> i64 {
-        let ahead = sequence.wrapping_sub(self.next as u32) as i32;
-        self.next as i64 + i64::from(ahead)
+        place_near(self.next, sequence)
     }
 
     fn is_next(&self, segment: &Segment<'_>) -> bool {
@@ -199,41 +306,14 @@ impl Stream {
             .is_none_or(|before| number.wrapping_sub(before) as i32 > 0)
     }
 
-    /// Puts `next` at a sequence number; far enough from 0 that no place is negative.
     fn start_at(&mut self, sequence: u32) {
-        self.next = (1 << 32) + u64::from(sequence);
+        self.next = start_place(sequence);
     }
 
-    fn open(&mut self, syn: u32, context: &mut Context<'_, impl FnMut(Event)>) {
-        let first = syn.wrapping_add(1);
-        if self.syn == Some(syn) {
-            return;
-        }
-        let overtaken_by = self.next as i64 - self.place(first);
-        match self.position {
-            Position::Unknown if self.syn.is_none() => {}
-            Position::Lost { hold: true } if (0..=OVERTAKEN).contains(&overtaken_by) => {
-                self.syn = Some(syn);
-                self.next = self.next.saturating_sub(overtaken_by as u64);
-                self.position = context.parser();
-                self.drain(context);
-                return;
-            }
-            // Requests that overtook their SYN in whole.
-            Position::Following(_) | Position::Lost { .. }
-                if self.syn.is_none() && (0..=OVERTAKEN).contains(&overtaken_by) =>
-            {
-                self.syn = Some(syn);
-                return;
-            }
-            _ => {
-                self.give_up(Incomplete::ClosedEarly, context);
-                *self = Stream::default();
-            }
-        }
-        context.count(EdgeEvent::Connections);
-        self.syn = Some(syn);
-        self.start_at(first);
+    /// Requests begin at the next byte.
+    fn follow_from_here(&mut self, context: &Context<'_, impl FnMut(Event)>) {
+        self.pace.rejoin(self.next, context.edge);
+        self.position = context.parser();
     }
 
     fn reset(&mut self, segment: &Segment<'_>, context: &mut Context<'_, impl FnMut(Event)>) {
@@ -242,8 +322,7 @@ impl Stream {
         if !(-1..PLAUSIBLE).contains(&ahead) {
             return;
         }
-        self.give_up(Incomplete::Reset, context);
-        self.position = Position::Closed;
+        self.end_with(Incomplete::Reset, context);
     }
 
     fn take(
@@ -259,7 +338,7 @@ impl Stream {
                 return;
             }
             if self.syn.is_some() {
-                self.position = context.parser();
+                self.follow_from_here(context);
             } else {
                 self.join(sequence, begins, context);
             }
@@ -271,7 +350,7 @@ impl Stream {
                 return;
             }
             // The ports are in use again, and the SYN wasn't captured.
-            self.give_up(Incomplete::ClosedEarly, context);
+            self.end_with(Incomplete::ClosedEarly, context);
             *self = Stream::default();
             self.join(sequence, begins, context);
             place = self.place(sequence);
@@ -287,16 +366,19 @@ impl Stream {
             let last = end + u64::from(segment.missing);
             self.end = self.end.or((last >= self.next).then_some(last));
         }
+        let at = Moment {
+            ns: now_ns,
+            acknowledged: segment.acknowledgment,
+        };
         match &mut self.position {
             Position::Lost { .. } if known_begin && start >= self.next => {
                 self.pending.clear();
                 self.next = start;
-                self.position = context.parser();
-                self.follow(start, segment.payload, now_ns, known_begin, context);
+                self.follow_from_here(context);
+                self.follow(start, segment.payload, at, known_begin, context);
             }
             Position::Lost { hold: true } => {
-                self.pending
-                    .insert(start, segment.payload, now_ns, known_begin);
+                self.pending.insert(start, segment.payload, at, known_begin);
                 if self.pending.held() as i64 > OVERTAKEN {
                     self.give_up_hole(context);
                 }
@@ -304,11 +386,11 @@ impl Stream {
             Position::Lost { .. } | Position::Over => {
                 self.next = self.next.max(end);
                 if self.end.is_some() {
-                    self.position = Position::Closed;
+                    self.close(context);
                 }
             }
             Position::Following(_) => {
-                self.follow(start, segment.payload, now_ns, known_begin, context);
+                self.follow(start, segment.payload, at, known_begin, context);
             }
             Position::Unknown | Position::Closed => {}
         }
@@ -318,63 +400,96 @@ impl Stream {
     fn join(&mut self, sequence: u32, begins: bool, context: &mut Context<'_, impl FnMut(Event)>) {
         context.count(EdgeEvent::Connections);
         self.start_at(sequence);
-        self.position = match begins {
-            true => context.parser(),
-            false => Position::Lost { hold: true },
-        };
+        match begins {
+            true => self.follow_from_here(context),
+            false => self.position = Position::Lost { hold: true },
+        }
     }
 
     fn follow(
         &mut self,
         start: u64,
         bytes: &[u8],
-        now_ns: u64,
+        at: Moment,
         known_begin: bool,
         context: &mut Context<'_, impl FnMut(Event)>,
     ) {
         if start > self.next {
             if !bytes.is_empty() {
-                self.pending.insert(start, bytes, now_ns, known_begin);
+                self.pending.insert(start, bytes, at, known_begin);
             }
             return;
         }
         // Bytes that were taken already never change.
         let known = usize::try_from(self.next - start).unwrap_or(usize::MAX);
         if let Some(new) = bytes.get(known..) {
-            self.feed(new, now_ns, context);
+            self.feed(new, at, context);
         }
-        self.drain(context);
+        if !self.pending.is_empty() || self.end.is_some() {
+            self.drain(context);
+        }
     }
 
-    fn feed(&mut self, bytes: &[u8], at_ns: u64, context: &mut Context<'_, impl FnMut(Event)>) {
-        self.next += bytes.len() as u64;
-        if let Position::Following(parser) = &mut self.position {
-            parser.push(bytes, at_ns, &mut context.out);
-            if parser.is_no_http() && self.syn.is_none() {
-                // Text that only looked like a request line where the capture joined the connection.
-                self.pending.clear();
-                self.position = Position::Lost { hold: false };
-            } else if parser.is_done() {
-                self.over();
-            }
+    /// Gives the parser bytes that have their turn, and holds what it doesn't take.
+    fn feed(&mut self, bytes: &[u8], at: Moment, context: &mut Context<'_, impl FnMut(Event)>) {
+        let Position::Following(parser) = &mut self.position else {
+            self.next += bytes.len() as u64;
+            return;
+        };
+        let arrival = Arrival {
+            at_ns: at.ns,
+            acknowledged: at.acknowledged,
+            skip: context.skip,
+        };
+        let taken = parser.push(bytes, arrival, &mut context.out);
+        self.next += taken as u64;
+        if taken < bytes.len() {
+            self.pending.insert(self.next, &bytes[taken..], at, false);
+        }
+        if parser.is_no_http() && self.syn.is_none() {
+            // Text that only looked like a request line where the capture joined the connection.
+            self.pending.clear();
+            self.position = Position::Lost { hold: false };
+        } else if parser.is_done() {
+            self.over();
+        } else if !parser.is_within_request() {
+            self.pace.until = self.next;
         }
     }
 
     /// Takes what is pending and has its turn, and the end.
     fn drain(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
-        while let Some((place, run)) = self.pending.pop_until(self.next) {
+        while !self.is_waiting()
+            && let Some((place, run)) = self.pending.pop_until(self.next)
+        {
             let known = usize::try_from(self.next - place).unwrap_or(usize::MAX);
             if let Some(new) = run.bytes.get(known..) {
-                self.feed(new, run.at_ns, context);
+                self.feed(new, run.at, context);
             }
         }
         if self.end.is_some_and(|end| end <= self.next) {
-            if let Position::Following(parser) = &mut self.position {
+            self.close(context);
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(&self.position, Position::Following(parser) if parser.is_waiting())
+    }
+
+    /// All bytes up to the end were taken, or passed over.
+    fn close(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
+        match &mut self.position {
+            Position::Following(parser) => {
                 parser.close(Incomplete::ClosedEarly, &mut context.out);
             }
-            self.pending.clear();
-            self.position = Position::Closed;
+            Position::Lost { .. } => {
+                let end = self.end.unwrap_or(self.next);
+                self.pace.rejoin(end, context.edge);
+            }
+            _ => {}
         }
+        self.pending.clear();
+        self.position = Position::Closed;
     }
 
     /// Goes on at the first pending segment that certainly begins a request.
@@ -383,15 +498,15 @@ impl Stream {
         while let Some((place, run)) = self.pending.pop_until(u64::MAX) {
             self.next = place;
             if run.request_begins {
-                self.position = context.parser();
-                self.feed(&run.bytes, run.at_ns, context);
+                self.follow_from_here(context);
+                self.feed(&run.bytes, run.at, context);
                 self.drain(context);
                 return;
             }
             self.next += run.bytes.len() as u64;
         }
         if self.end.is_some() {
-            self.position = Position::Closed;
+            self.close(context);
         }
     }
 
@@ -402,4 +517,47 @@ impl Stream {
         };
         self.pending.clear();
     }
+}
+
+impl Pace {
+    /// The parser loses its way at `next`; it counts one request for that.
+    fn leave(&mut self, parser: &RequestParser, next: u64) {
+        if let Some(mean) = (self.until - self.from).checked_div(u64::from(parser.whole())) {
+            self.mean = u32::try_from(mean).unwrap_or(u32::MAX);
+        }
+        self.counted = true;
+        if let Some(left) = parser.known_left() {
+            // The one that is counted ends there.
+            self.until = next.saturating_add(left);
+            self.counted = false;
+        }
+    }
+
+    /// A parser begins at `place`. Counts the requests that lie before it and weren't seen: as many as there is room
+    /// for, by the size of those before. Exact where requests are of one size; and nobody knows better.
+    fn rejoin(&mut self, place: u64, edge: &Edge) {
+        let mean = u64::from(self.mean);
+        if self.until > 0 && mean > 0 {
+            let bytes = place.saturating_sub(self.until);
+            let requests = (bytes + mean / 2) / mean;
+            edge.count(
+                EdgeEvent::IncompleteGap,
+                requests.saturating_sub(u64::from(self.counted)),
+            );
+        }
+        self.from = place;
+        self.until = place;
+        self.counted = false;
+    }
+}
+
+/// Where a connection's first byte is placed: far enough from 0 that no place is negative.
+pub(super) fn start_place(sequence: u32) -> u64 {
+    (1 << 32) + u64::from(sequence)
+}
+
+/// The place of a sequence number near another place.
+pub(super) fn place_near(near: u64, sequence: u32) -> i64 {
+    let ahead = sequence.wrapping_sub(near as u32) as i32;
+    near as i64 + i64::from(ahead)
 }

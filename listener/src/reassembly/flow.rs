@@ -1,0 +1,339 @@
+//! One connection: who asks, who answers, and both directions together.
+//!
+//! What enters: its segments, in any order and of both directions, as far as they were captured.
+//! What leaves: whole requests, with their answers where those are kept. What may be lost: see the two directions.
+
+use reprise_traffic::exchange::{Captured, Source};
+
+use super::Answers;
+use super::answers::{AnswerStream, Paired};
+use super::stream::{Context, Stream};
+use super::table::{Class, Key};
+use crate::edge::Edge;
+use crate::http::{Begin, Event, Incomplete, Message, Skip, Switching, Verdict, request_begin};
+use crate::packet::Segment;
+
+/// Both directions of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// Whether the first of the key's ends asks.
+    client_first: bool,
+    /// Whether that is sure. A capture that joins in the middle of a body can't know.
+    certain: bool,
+    requests: Stream,
+    /// Where answers are looked at.
+    answers: Option<Box<AnswerStream>>,
+}
+
+/// What a flow's methods need of its owner.
+pub(super) struct Surroundings<'a, S> {
+    pub(super) edge: &'a Edge,
+    pub(super) key: Key,
+    pub(super) answers: Answers,
+    pub(super) max_exchange: usize,
+    /// What requests of this connection are passed over for at the moment.
+    pub(super) skip: Option<Skip>,
+    pub(super) sink: &'a mut S,
+}
+
+/// Which way a segment goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    ToServer,
+    ToClient,
+}
+
+impl Flow {
+    /// A connection whose first of the key's ends asks, or doesn't; and whether that is certain.
+    pub(super) fn begin(&mut self, client_first: bool, certain: bool, answers: Answers) {
+        self.client_first = client_first;
+        self.certain = certain;
+        self.answers = match answers {
+            Answers::Unseen | Answers::Switches => None,
+            Answers::Watched => Some(Box::new(AnswerStream::new(None))),
+            Answers::Kept { max_body } => Some(Box::new(AnswerStream::new(Some(max_body)))),
+        };
+    }
+
+    /// Which way a segment goes whose source is the first of the key's ends, or isn't.
+    pub(super) fn way(&self, source_first: bool) -> Way {
+        match source_first == self.client_first {
+            true => Way::ToServer,
+            false => Way::ToClient,
+        }
+    }
+
+    /// Whether a segment shows that the ends' roles are the other way round: the one taken for the server opens a
+    /// connection, or asks where nothing else is certain.
+    pub(super) fn is_reversed_by(&self, segment: &Segment<'_>) -> bool {
+        let opens = segment.syn && segment.acknowledgment.is_none();
+        let asks = || {
+            !self.certain && matches!(request_begin(segment.payload), Begin::Yes | Begin::Likely)
+        };
+        opens || asks()
+    }
+
+    /// Takes the next segment of the capture.
+    pub(super) fn push<S: FnMut(Captured)>(
+        &mut self,
+        way: Way,
+        segment: &Segment<'_>,
+        now_ns: u64,
+        around: &mut Surroundings<'_, S>,
+    ) {
+        match way {
+            Way::ToServer => {
+                self.certain |= segment.syn;
+                if segment.syn {
+                    self.open(segment.sequence, around);
+                }
+                self.with_requests(around, |requests, context| {
+                    requests.push(segment, now_ns, context);
+                });
+            }
+            Way::ToClient => self.push_answer(segment, now_ns, around),
+        }
+        self.settle(around);
+    }
+
+    /// The oldest hole won't be filled.
+    pub(super) fn give_up_hole<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+        if self.requests.class() == Class::Holed {
+            self.with_requests(around, |requests, context| requests.give_up_hole(context));
+        }
+        self.with_answers(around, |answers, out| {
+            if answers.has_hole() {
+                answers.give_up_hole(out);
+            }
+        });
+        self.settle(around);
+    }
+
+    /// Gives up what is under way and all that is held.
+    pub(super) fn give_up<S: FnMut(Captured)>(
+        &mut self,
+        cause: Incomplete,
+        around: &mut Surroundings<'_, S>,
+    ) {
+        self.with_requests(around, |requests, context| requests.give_up(cause, context));
+        self.with_answers(around, AnswerStream::give_up);
+    }
+
+    /// Gives up all, for good.
+    pub(super) fn end<S: FnMut(Captured)>(
+        &mut self,
+        cause: Incomplete,
+        around: &mut Surroundings<'_, S>,
+    ) {
+        self.with_requests(around, |requests, context| {
+            requests.end_with(cause, context)
+        });
+        self.with_answers(around, AnswerStream::end);
+    }
+
+    /// What it waits for.
+    pub(super) fn class(&self) -> Class {
+        let requests = self.requests.class();
+        match &self.answers {
+            Some(answers) if answers.has_hole() => Class::Holed,
+            Some(answers) if answers.has_waiting() && requests != Class::Holed => Class::Incomplete,
+            _ => requests,
+        }
+    }
+
+    /// Changes whenever bytes were taken in order.
+    pub(super) fn progress(&self) -> u64 {
+        let answers = self.answers.as_ref().map_or(0, |a| a.progress());
+        self.requests.progress().wrapping_add(answers)
+    }
+
+    /// Bytes on the heap that belong to exchanges.
+    pub(super) fn held(&self) -> usize {
+        self.requests.held() + self.answers.as_ref().map_or(0, |a| a.held())
+    }
+
+    /// The larger share of the two directions' bytes that wait for a hole to be filled.
+    pub(super) fn held_behind_hole(&self) -> usize {
+        let answers = self.answers.as_ref().map_or(0, |a| a.held_behind_hole());
+        self.requests.held_behind_hole().max(answers)
+    }
+
+    fn push_answer<S: FnMut(Captured)>(
+        &mut self,
+        segment: &Segment<'_>,
+        now_ns: u64,
+        around: &mut Surroundings<'_, S>,
+    ) {
+        if around.answers == Answers::Switches {
+            if says_switched(segment.payload) {
+                self.with_requests(around, |requests, context| {
+                    requests.resolve(Verdict::Switched, context);
+                });
+            }
+            return;
+        }
+        if segment.syn
+            && let Some(number) = segment.acknowledgment
+        {
+            self.accept(segment.sequence, number.wrapping_sub(1), around);
+        }
+        self.with_answers(around, |answers, out| answers.push(segment, now_ns, out));
+    }
+
+    /// The server's SYN, which acknowledges the client's.
+    fn accept<S: FnMut(Captured)>(
+        &mut self,
+        syn: u32,
+        client_syn: u32,
+        around: &mut Surroundings<'_, S>,
+    ) {
+        let server_syn = self.answers.as_ref().and_then(|answers| answers.syn());
+        let is_other = match self.requests.syn() {
+            None => true,
+            Some(number) if number == client_syn => false,
+            // The ports are in use again and the client's SYN wasn't captured; or this one comes late.
+            Some(_) if server_syn.is_some_and(|number| number != syn) => true,
+            Some(_) => return,
+        };
+        self.certain = true;
+        if is_other {
+            self.open(client_syn, around);
+        }
+        self.with_answers(around, |answers, out| answers.open(syn, out));
+    }
+
+    /// The client's SYN. Where it is that of another connection, all that was before is over.
+    fn open<S: FnMut(Captured)>(&mut self, syn: u32, around: &mut Surroundings<'_, S>) {
+        let anew = self.with_requests(around, |requests, context| requests.open(syn, context));
+        if anew {
+            self.with_answers(around, AnswerStream::end);
+            self.begin(self.client_first, self.certain, around.answers);
+        }
+    }
+
+    /// One direction may have told what the other waits for.
+    fn settle<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+        if self.answers.is_none() {
+            return;
+        }
+        loop {
+            let before = self.progress();
+            self.with_answers(around, AnswerStream::drain);
+            if self.progress() == before {
+                break;
+            }
+        }
+        if self.requests.is_over()
+            && let Some(answers) = &mut self.answers
+        {
+            answers.close_when_answered();
+        }
+    }
+
+    fn with_requests<S: FnMut(Captured), R>(
+        &mut self,
+        around: &mut Surroundings<'_, S>,
+        act: impl FnOnce(&mut Stream, &mut Context<'_, &mut dyn FnMut(Event)>) -> R,
+    ) -> R {
+        let Flow {
+            client_first,
+            certain,
+            requests,
+            answers,
+        } = self;
+        let (edge, key, client_first) = (around.edge, around.key, *client_first);
+        let sink = &mut *around.sink;
+        let mut out = |event| {
+            if let Event::Request(_) = event {
+                *certain = true;
+            }
+            let mut pair = |paired| match paired {
+                Paired::Exchange(captured) => sink(captured),
+                // No answer comes of what a client sends.
+                Paired::Verdict(_) => {}
+            };
+            match (event, answers.as_deref_mut()) {
+                (Event::Head { asked, began }, Some(answers)) => {
+                    answers.ask(asked, began, &mut pair);
+                }
+                (Event::Request(message), Some(answers)) => {
+                    answers.attach(captured(key, client_first, message), &mut pair);
+                }
+                (Event::Request(message), None) => sink(captured(key, client_first, message)),
+                (Event::Skipped { skip, .. }, answers) => {
+                    edge.count(skip.into(), 1);
+                    if let Some(answers) = answers {
+                        answers.pass_over(&mut pair);
+                    }
+                }
+                (Event::Incomplete(cause), answers) => {
+                    edge.count(cause.into(), 1);
+                    if let Some(answers) = answers {
+                        answers.pass_over(&mut pair);
+                    }
+                }
+                (Event::Refused(refusal), answers) => {
+                    edge.count(refusal.into(), 1);
+                    if let Some(answers) = answers {
+                        answers.pass_over(&mut pair);
+                    }
+                }
+                (Event::Head { .. } | Event::Continue, _) => {}
+            }
+        };
+        let mut context = Context {
+            edge,
+            max_exchange: around.max_exchange,
+            switching: match around.answers {
+                Answers::Unseen | Answers::Switches => Switching::Guess,
+                Answers::Watched | Answers::Kept { .. } => Switching::Wait,
+            },
+            skip: around.skip,
+            out: &mut out as &mut dyn FnMut(Event),
+        };
+        act(requests, &mut context)
+    }
+
+    fn with_answers<S: FnMut(Captured)>(
+        &mut self,
+        around: &mut Surroundings<'_, S>,
+        act: impl FnOnce(&mut AnswerStream, &mut dyn FnMut(Paired)),
+    ) {
+        let Some(answers) = &mut self.answers else {
+            return;
+        };
+        let mut verdict = None;
+        act(answers, &mut |paired| match paired {
+            Paired::Exchange(captured) => (around.sink)(captured),
+            Paired::Verdict(said) => verdict = Some(said),
+        });
+        if let Some(verdict) = verdict {
+            self.with_requests(around, |requests, context| {
+                requests.resolve(verdict, context);
+            });
+        }
+    }
+}
+
+fn captured(key: Key, client_first: bool, message: Message) -> Captured {
+    let [first, second] = key.addresses();
+    let (client, server) = match client_first {
+        true => (first, second),
+        false => (second, first),
+    };
+    Captured {
+        captured_ns: message.captured_ns,
+        client,
+        server,
+        source: Source::Wire,
+        head: message.head,
+        body: message.body,
+        trailers: message.trailers,
+        answer: None,
+    }
+}
+
+/// Whether bytes are the beginning of an answer that changes the protocol.
+fn says_switched(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HTTP/1.1 101") || bytes.starts_with(b"HTTP/1.0 101")
+}
