@@ -365,4 +365,6 @@ impl Reassembler {
 }
 
 #[cfg(test)]
+mod pairing_tests;
+#[cfg(test)]
 mod tests;

@@ -37,7 +37,11 @@ fn lines(path: &Path) -> Vec<Value> {
 }
 
 /// The requests to `ports`, or to any, in a capture file.
-fn requests(path: &Path, ports: Option<&BTreeSet<u16>>, answers: Answers) -> (Vec<Captured>, Arc<Edge>) {
+fn requests(
+    path: &Path,
+    ports: Option<&BTreeSet<u16>>,
+    answers: Answers,
+) -> (Vec<Captured>, Arc<Edge>) {
     let edge = Arc::new(Edge::default());
     let mut found = Vec::new();
     let mut sink = |request| found.push(request);

@@ -71,6 +71,8 @@ enum Position {
 #[derive(Debug)]
 struct Question {
     asked: Asked,
+    /// What the client had received when it began to ask.
+    acknowledged: Option<u32>,
     request: Request,
     answer: Option<Answer>,
 }
@@ -135,6 +137,7 @@ impl AnswerStream {
         }
         self.asked.push_back(Question {
             asked,
+            acknowledged: began.acknowledged,
             request: Request::Coming,
             answer: None,
         });
@@ -231,22 +234,18 @@ impl AnswerStream {
         let Some(until) = self.pending.first_place().or(self.end) else {
             return;
         };
-        if self.position != Position::Following || self.asked.is_empty() || until <= self.next {
+        if self.position != Position::Following || self.asked.is_empty() {
             self.pending.clear();
             return;
         }
-        match self.parser.gap(until - self.next) {
+        match self.parser.gap(until.saturating_sub(self.next)) {
             AfterAnswerGap::GoesOn(answer) => {
                 self.next = until;
                 self.answered(answer, out);
-                self.drain(out);
             }
-            AfterAnswerGap::Lost(answer) => {
-                self.lose(answer, out);
-                self.next = until;
-                self.drain(out);
-            }
+            AfterAnswerGap::Lost(answer) => self.lose(answer, out),
         }
+        self.drain(out);
     }
 
     /// Lets all requests go that wait, and goes on where the next one says.
@@ -296,7 +295,7 @@ impl AnswerStream {
     pub(super) fn has_hole(&self) -> bool {
         self.position == Position::Following
             && !self.asked.is_empty()
-            && (!self.pending.is_empty() || self.end.is_some_and(|end| end > self.next))
+            && (self.pending.first_place() > Some(self.next) || self.end > Some(self.next))
     }
 
     /// Bytes that wait for their turn.
@@ -327,6 +326,11 @@ impl AnswerStream {
             }
             _ => return,
         }
+        self.follow_from(place);
+    }
+
+    /// An answer begins at `place`.
+    fn follow_from(&mut self, place: u64) {
         self.next = place;
         self.position = Position::Following;
         while let Some((at, run)) = self.pending.pop_until(place) {
@@ -355,8 +359,8 @@ impl AnswerStream {
                 }
                 Err(_) => {
                     let answer = self.parser.give_up();
+                    self.hold(rest, at_ns);
                     self.lose(answer, out);
-                    self.next += rest.len() as u64;
                     return bytes.len();
                 }
             }
@@ -419,12 +423,31 @@ impl AnswerStream {
         }
     }
 
-    /// What follows can't be read, until a request tells where an answer begins.
+    /// What follows can't be read up to where one of the later requests tells that its answer begins.
     fn lose(&mut self, answer: Option<Answer>, out: &mut dyn FnMut(Paired)) {
         self.answered(answer, out);
-        self.pending.clear();
-        if self.position == Position::Following {
-            self.position = Position::Lost;
+        if self.position != Position::Following {
+            return;
+        }
+        let unanswered = self.asked.iter().position(|q| q.answer.is_none());
+        let later = unanswered.map_or(self.asked.len(), |first| first + 1);
+        let begin = |question: &Question| {
+            let place = place_near(self.next, question.acknowledged?);
+            (place >= self.next as i64).then_some(place as u64)
+        };
+        let found = (later..self.asked.len()).find_map(|n| Some((n, begin(&self.asked[n])?)));
+        match found {
+            Some((n, place)) => {
+                for question in self.asked.drain(..n).collect::<Vec<_>>() {
+                    self.leave(question, out);
+                }
+                self.follow_from(place);
+            }
+            None => {
+                self.position = Position::Lost;
+                self.next = self.next.max(self.pending.end());
+                self.pending.clear();
+            }
         }
     }
 

@@ -101,6 +101,7 @@ impl Flow {
         if self.requests.class() == Class::Holed {
             self.with_requests(around, |requests, context| requests.give_up_hole(context));
         }
+        self.settle(around);
         self.with_answers(around, |answers, out| {
             if answers.has_hole() {
                 answers.give_up_hole(out);

@@ -71,6 +71,15 @@ impl Pending {
         some.runs.first_key_value().map(|(place, _)| *place)
     }
 
+    /// Behind the last run, or 0.
+    pub(super) fn end(&self) -> u64 {
+        let last = self
+            .some
+            .as_ref()
+            .and_then(|some| some.runs.last_key_value());
+        last.map_or(0, |(place, run)| place + run.bytes.len() as u64)
+    }
+
     /// Takes the first run out if it begins at `limit` or before.
     pub(super) fn pop_until(&mut self, limit: u64) -> Option<(u64, Run)> {
         let some = self.some.as_mut()?;
