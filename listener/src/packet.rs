@@ -16,14 +16,13 @@ mod tunnel;
 mod view;
 mod vni;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpNumber, TcpSlice};
 
 use crate::edge::EdgeEvent;
 use fragments::{Fragments, Whole};
 use ip::{Packet, Place};
-use link::Layer;
 use view::View;
 
 pub use link::LinkType;
@@ -150,14 +149,20 @@ impl Decoder {
             data: frame.data,
             cut: frame.wire_len.saturating_sub(frame.data.len()),
         };
-        let packet = ip::read(link::to_ip(Layer::Link(frame.link), view)?, Place::Link)?;
-        if packet.protocol == IpNumber::TCP && packet.part.is_none() {
-            return segment(&packet);
+        let view = link::frame_to_ip(frame.link, view)?;
+        match ip::plain_tcp(view) {
+            Some((source, destination, body)) => segment(source, destination, body),
+            None => self.walk(ip::read(view, Place::Link)?, frame.at_ns),
         }
+    }
+
+    /// The long way, kept apart from the short one.
+    #[inline(never)]
+    fn walk<'a>(&'a mut self, packet: Packet<'a>, at_ns: u64) -> Result<Segment<'a>, Unusable> {
         let mut walk = Walk {
             settings: &self.settings,
             fragments: &mut self.fragments,
-            at_ns: frame.at_ns,
+            at_ns,
             nesting: 0,
         };
         match walk.follow(packet)? {
@@ -200,7 +205,8 @@ impl Walk<'_> {
                 return Ok(Found::Whole(whole));
             }
             if packet.protocol == IpNumber::TCP {
-                return segment(&packet).map(Found::Segment);
+                let (source, destination) = (packet.source, packet.destination);
+                return segment(source, destination, packet.body).map(Found::Segment);
             }
             if !tunnels {
                 break;
@@ -235,12 +241,11 @@ impl Walk<'_> {
 }
 
 #[inline]
-fn segment<'a>(packet: &Packet<'a>) -> Result<Segment<'a>, Unusable> {
-    let body = packet.body;
+fn segment(source: IpAddr, destination: IpAddr, body: View<'_>) -> Result<Segment<'_>, Unusable> {
     let tcp = TcpSlice::from_slice(body.data).map_err(|_| Unusable::Broken)?;
     Ok(Segment {
-        source: SocketAddr::new(packet.source, tcp.source_port()),
-        destination: SocketAddr::new(packet.destination, tcp.destination_port()),
+        source: SocketAddr::new(source, tcp.source_port()),
+        destination: SocketAddr::new(destination, tcp.destination_port()),
         sequence: tcp.sequence_number(),
         acknowledgment: tcp.ack().then(|| tcp.acknowledgment_number()),
         syn: tcp.syn(),

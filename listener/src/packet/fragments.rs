@@ -134,6 +134,16 @@ impl Fragments {
         }
     }
 
+    /// What holds between any two calls.
+    #[cfg(test)]
+    pub(super) fn is_bounded(&self) -> bool {
+        let allocated = self.partial.values().map(|p| p.bytes.data().capacity());
+        self.bytes <= MAX_BYTES
+            && allocated.sum::<usize>() == self.bytes
+            && self.partial.len() <= MAX_PACKETS
+            && self.partial.len() == self.by_age.len()
+    }
+
     fn expire(&mut self, now_ns: u64) {
         while let Some((_, key)) = self.by_age.first_key_value() {
             let key = *key;

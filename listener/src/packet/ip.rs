@@ -57,6 +57,38 @@ pub(super) fn read(view: View<'_>, place: Place) -> Result<Packet<'_>, Unusable>
     }
 }
 
+/// The short way, measured to be worth its lines: what [`read`] would find in a packet whose TCP segment comes right
+/// behind an IP header of ordinary length.
+#[inline]
+pub(super) fn plain_tcp(view: View<'_>) -> Option<(IpAddr, IpAddr, View<'_>)> {
+    if let Ok(header) = Ipv4HeaderSlice::from_slice(view.data) {
+        let (length, total) = (header.slice().len(), usize::from(header.total_len()));
+        let plain = header.protocol() == IpNumber::TCP
+            && !header.is_fragmenting_payload()
+            && total >= length;
+        let body = view.limit(total).skip(length).ok()?;
+        plain.then(|| {
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+                body,
+            )
+        })
+    } else {
+        let header = Ipv6HeaderSlice::from_slice(view.data).ok()?;
+        let length = usize::from(header.payload_length());
+        let body = view.skip(header.slice().len()).ok()?.limit(length);
+        let plain = header.next_header() == IpNumber::TCP && length > 0;
+        plain.then(|| {
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+                body,
+            )
+        })
+    }
+}
+
 /// Whether the first bytes could well be an IP header.
 pub(super) fn plausible(view: View<'_>) -> bool {
     let claimed = match view.u8_at(0) {

@@ -75,13 +75,23 @@ pub(super) const ETHERNET: Layer = Layer::Link(LinkType::Ethernet);
 
 type Next<'a> = Result<(Layer, View<'a>), Unusable>;
 
-/// What begins with an IP header.
+/// What begins with an IP header; the short way for what nearly all packets are.
 #[inline]
+pub(super) fn frame_to_ip(link: LinkType, view: View<'_>) -> Result<View<'_>, Unusable> {
+    match (link, view.data) {
+        (LinkType::Ethernet, [_, _, _, _, _, _, _, _, _, _, _, _, 0x08, 0x00, data @ ..])
+        | (LinkType::Ethernet, [_, _, _, _, _, _, _, _, _, _, _, _, 0x86, 0xdd, data @ ..]) => {
+            Ok(View { data, ..view })
+        }
+        _ => to_ip(Layer::Link(link), view),
+    }
+}
+
+/// What begins with an IP header.
 pub(super) fn to_ip(mut layer: Layer, mut view: View<'_>) -> Result<View<'_>, Unusable> {
     for _ in 0..MAX_LAYERS {
         (layer, view) = match layer {
             Layer::Ip | Layer::Link(LinkType::RawIp) => return Ok(view),
-            ETHERNET => (Layer::Typed(view.u16_at(12)?), view.skip(14)?),
             Layer::Typed(0x0800 | 0x86dd) => return Ok(view),
             Layer::Typed(kind) => typed(kind, view)?,
             Layer::Mpls => mpls(view)?,
