@@ -157,9 +157,10 @@ fn version6(view: View<'_>, place: Place) -> Result<Packet<'_>, Unusable> {
 }
 
 impl Packet<'_> {
-    /// Whether it carries TCP, or headers behind which that may come.
+    /// Whether it carries TCP, or headers behind which that may come; nothing is to be seen behind encryption.
     pub(super) fn may_be_tcp(&self) -> bool {
-        self.protocol == IpNumber::TCP || self.protocol.is_ipv6_ext_header_value()
+        let encrypted = self.protocol == IpNumber::ENCAPSULATING_SECURITY_PAYLOAD;
+        self.protocol == IpNumber::TCP || self.protocol.is_ipv6_ext_header_value() && !encrypted
     }
 
     /// Takes extension headers off, up to the protocol that is carried, or to where a fragment begins.

@@ -69,7 +69,7 @@ fn udp<'a>(view: View<'a>, networks: &VniFilter) -> Inner<'a> {
         (1701, _) | (_, 1701) => l2tp(view),
         (3544, _) | (_, 3544) => teredo(view),
         (5072, _) | (_, 5072) => ayiya(view),
-        _ => Err(Unusable::NotTcp),
+        _ => teredo_peer(view),
     })
 }
 
@@ -230,6 +230,19 @@ fn teredo(view: View<'_>) -> Inner<'_> {
     match view.u8_at(0)? >> 4 {
         6 => sane_ip(view),
         _ => Err(Unusable::NotTcp),
+    }
+}
+
+/// Teredo's relays and peers take any port. Here one of the addresses has to have its prefix (RFC 4380 §4), and the
+/// length has to be right to the byte.
+fn teredo_peer(view: View<'_>) -> Inner<'_> {
+    const PREFIX: [u8; 4] = [0x20, 0x01, 0, 0];
+    let exact = 40 + usize::from(view.u16_at(4)?) == view.data.len() + view.cut;
+    let peers = [view.array_at(8)?, view.array_at(24)?].contains(&PREFIX);
+    if exact && peers && view.u8_at(0)? >> 4 == 6 {
+        Ok((Layer::Ip, view))
+    } else {
+        Err(Unusable::NotTcp)
     }
 }
 

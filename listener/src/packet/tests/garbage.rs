@@ -82,6 +82,27 @@ proptest! {
     }
 
     #[test]
+    fn the_short_way_finds_what_the_long_one_does(
+        payload in prop::collection::vec(any::<u8>(), 0..60),
+        six in any::<bool>(),
+        change in any::<(u8, u8)>(),
+        keep in 0_usize..120,
+        padding in 0_usize..10,
+    ) {
+        let mut packet = if six { ipv6(&payload) } else { ipv4(&payload) };
+        packet.resize(packet.len() + padding, 0);
+        // Mostly the header.
+        packet[usize::from(change.0) % 48 % (20 + payload.len())] = change.1;
+        let data = &packet[..keep.min(packet.len())];
+        let view = View { data, cut: packet.len() - data.len() };
+        if let Some((source, destination, body)) = ip::plain_tcp(view) {
+            let long = ip::read(view, Place::Link).unwrap();
+            prop_assert_eq!((long.source, long.destination, long.body), (source, destination, body));
+            prop_assert_eq!((long.protocol, long.part), (IpNumber::TCP, None));
+        }
+    }
+
+    #[test]
     fn a_valid_packet_cut_anywhere_gives_no_more_than_it_has(
         lead in prop::sample::select(vec![b"\x08\0\0\0\0\0\x0a\0".to_vec(), b"\x88\0\0\0\0\0\x0a\0".to_vec()]),
         payload in prop::collection::vec(any::<u8>(), 0..100),

@@ -25,6 +25,13 @@ fn gtp(flags: u8, optional: &[u8], inner: &[u8]) -> Vec<u8> {
     .concat()
 }
 
+/// From an address of Teredo's.
+fn teredo_ipv6() -> Vec<u8> {
+    let mut packet = ipv6(b"abc");
+    packet[8..12].copy_from_slice(&[0x20, 0x01, 0, 0]);
+    packet
+}
+
 /// Every tunnel, with IPv4 or IPv6 or an Ethernet frame in it.
 fn tunnels() -> Vec<(&'static str, Vec<u8>)> {
     let (four, six, frame) = (ipv4(b"abc"), ipv6(b"abc"), inner());
@@ -143,6 +150,7 @@ fn tunnels() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("Teredo", udp(3544, 50_000, &six)),
         ("Teredo with all", udp(50_000, 3544, &teredo)),
+        ("Teredo of a peer", udp(50_000, 32_900, &teredo_ipv6())),
         ("AYIYA", udp(5072, 50_000, &ayiya)),
     ]
 }
@@ -205,6 +213,8 @@ fn what_only_looks_like_a_tunnel_yields_nothing() {
         udp(1, 2152, &lead(b"\x30\x01\0\x2bteid", &four)),
         udp(1, 1701, &lead(b"\x80\x02tnsn\xff\x03\0\x21", &four)),
         udp(1, 3544, &four),
+        udp(50_000, 32_900, &ipv6(b"abc")),
+        udp(50_000, 32_900, &lead(&teredo_ipv6(), b".")),
         udp(
             1,
             5072,
