@@ -58,6 +58,11 @@ const LEADS: &[(&str, i32, &[u8])] = &[
         b"ddddddssssss\x88\x47\0\0\x11\xff\0\0\0\0ddddddssssss\x08\0",
     ),
     (
+        "pseudowire with control word and the bytes of IP's type in an address",
+        1,
+        b"ddddddssssss\x88\x47\0\0\x11\xff\0\0\0\0ddddddss\x08\0ss\x08\0",
+    ),
+    (
         "pseudowire with number",
         1,
         b"ddddddssssss\x88\x47\0\0\x11\xff\0\0\0\x01ddddddssssss\x08\0",
@@ -139,7 +144,10 @@ fn lengths_in_the_link_layer_are_of_no_account_where_ip_has_its_own() {
 #[test]
 fn netfilter_logs_lead_to_the_segment_in_both_byte_orders() {
     let mut decoder = Decoder::default();
-    for ip in [ipv4(b"abc"), ipv6(b"abcd")] {
+    // Without a length of IP's own, that of the attribute tells where padding begins.
+    let mut offloaded = ipv4(b"abc");
+    offloaded[2..4].fill(0);
+    for ip in [ipv4(b"abc"), ipv6(b"abcd"), offloaded] {
         for order in [u16::to_le_bytes, u16::to_be_bytes] {
             let mut log = b"\x02\0\0\x2a".to_vec();
             for (kind, value) in [(10, &b"lo\0"[..]), (9, &ip)] {
