@@ -91,8 +91,7 @@ pub(super) fn frame_to_ip(link: LinkType, view: View<'_>) -> Result<View<'_>, Un
 pub(super) fn to_ip(mut layer: Layer, mut view: View<'_>) -> Result<View<'_>, Unusable> {
     for _ in 0..MAX_LAYERS {
         (layer, view) = match layer {
-            Layer::Ip | Layer::Link(LinkType::RawIp) => return Ok(view),
-            Layer::Typed(0x0800 | 0x86dd) => return Ok(view),
+            Layer::Ip | Layer::Typed(0x0800 | 0x86dd) => return Ok(view),
             Layer::Typed(kind) => typed(kind, view)?,
             Layer::Mpls => mpls(view)?,
             Layer::Ppp => ppp(view)?,
