@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use reprise_traffic::exchange::Captured;
 
 use crate::edge::Edge;
+use crate::packet::Decoder;
 use crate::reassembly::Limits;
 use device::Device;
 pub use spec::{CaptureSpec, Place, SpecError};
@@ -153,6 +154,7 @@ impl Opened {
                 edge: edge.clone(),
                 sink: sink.clone(),
                 stop: captures.stop.clone(),
+                decoder: Decoder::default(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("capture {spec}"))

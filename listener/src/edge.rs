@@ -20,8 +20,12 @@ pub enum EdgeEvent {
     InterfaceDropped,
     /// Packets that are no TCP.
     NotTcp,
-    /// IP fragments, which are not put together.
+    /// IP fragments taken until the others of their packet come.
+    FragmentsHeld,
+    /// IP fragments whose packet never became whole.
     Fragments,
+    /// Packets of virtual networks that are not captured.
+    OtherNetwork,
     /// Packets with a broken or unknown header.
     Undecodable,
     /// Segments of which the capture has only the beginning.
@@ -82,13 +86,15 @@ const COUNT: usize = EdgeEvent::ALL.len();
 
 impl EdgeEvent {
     /// Every event, in the order of declaration.
-    pub const ALL: [EdgeEvent; 33] = [
+    pub const ALL: [EdgeEvent; 35] = [
         EdgeEvent::Packets,
         EdgeEvent::Bytes,
         EdgeEvent::KernelDropped,
         EdgeEvent::InterfaceDropped,
         EdgeEvent::NotTcp,
+        EdgeEvent::FragmentsHeld,
         EdgeEvent::Fragments,
+        EdgeEvent::OtherNetwork,
         EdgeEvent::Undecodable,
         EdgeEvent::Truncated,
         EdgeEvent::OutOfWindow,
@@ -126,7 +132,9 @@ impl EdgeEvent {
             EdgeEvent::KernelDropped => "kernel_dropped",
             EdgeEvent::InterfaceDropped => "interface_dropped",
             EdgeEvent::NotTcp => "not_tcp",
+            EdgeEvent::FragmentsHeld => "fragments_held",
             EdgeEvent::Fragments => "fragments",
+            EdgeEvent::OtherNetwork => "other_network",
             EdgeEvent::Undecodable => "undecodable",
             EdgeEvent::Truncated => "truncated",
             EdgeEvent::OutOfWindow => "out_of_window",
@@ -250,7 +258,7 @@ mod tests {
         let snapshot = edge.snapshot();
         assert_eq!(snapshot.len(), EdgeEvent::ALL.len());
         assert_eq!(snapshot["packets"], 1);
-        assert_eq!(snapshot["mirror_turned_away"], 33);
+        assert_eq!(snapshot["mirror_turned_away"], 35);
     }
 
     #[test]

@@ -1,17 +1,37 @@
-//! A packet's link and network layers, down to the TCP segment.
+//! From a captured packet to its TCP segment.
 //!
-//! What enters: a captured packet and the link type of its source.
-//! What leaves: a [`Segment`] that borrows the payload from the packet.
-//! What may be lost: packets that are no TCP, IP fragments, packets with broken headers; each with its reason.
+//! What enters: a captured packet and the link type of its source. On its way lie the link layer (`link`), IP
+//! headers (`ip`), fragments that wait for others (`fragments`), and tunnels (`tunnel`, `vni`), which lead
+//! back to a link layer. What leaves: a [`Segment`] that borrows the payload from the packet.
+//! What may be lost: packets that are no TCP, fragments whose packet never becomes whole, packets with broken headers
+//! or of virtual networks that nobody asked for; each with its reason.
 //!
-//! Checksums are not looked at: the network card fills them in after the capture. VLAN tags are no part of a
-//! connection's identity.
+//! Checksums are not looked at: the network card fills them in after the capture. Tags, labels and tunnels are no part
+//! of a connection's identity.
+
+mod fragments;
+mod ip;
+mod link;
+mod tunnel;
+mod view;
+mod vni;
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{IpNumber, LaxIpSlice, TcpSlice};
+use etherparse::{IpNumber, TcpSlice};
 
 use crate::edge::EdgeEvent;
+use fragments::{Fragments, Whole};
+use ip::{Packet, Place};
+use view::View;
+
+pub use link::LinkType;
+pub use vni::{VniError, VniFilter, VniRule};
+
+/// IP headers around a segment; real networks have two or three.
+const MAX_NESTING: usize = 6;
+/// Fragments of packets that came in fragments themselves.
+const MAX_REASSEMBLIES: usize = 3;
 
 /// A TCP segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,42 +56,17 @@ pub struct Segment<'a> {
     pub missing: u32,
 }
 
-/// Link types that can be decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkType {
-    /// Ethernet, with any number of VLAN tags.
-    Ethernet,
-    /// BSD loopback: four bytes of address family.
-    Loopback,
-    /// No link layer.
-    RawIp,
-    /// Linux cooked capture, as of the `any` device.
-    LinuxSll,
-    /// Its second version.
-    LinuxSll2,
-}
-
-impl LinkType {
-    /// The link type of a number from <https://www.tcpdump.org/linktypes.html>, in libpcap's (DLT) spelling too.
-    pub fn from_number(number: i32) -> Option<LinkType> {
-        Some(match number {
-            0 | 108 => LinkType::Loopback,
-            1 => LinkType::Ethernet,
-            12 | 14 | 101 | 228 | 229 => LinkType::RawIp,
-            113 => LinkType::LinuxSll,
-            276 => LinkType::LinuxSll2,
-            _ => return None,
-        })
-    }
-}
-
 /// Why a packet yields no segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unusable {
     /// Another protocol.
     NotTcp,
-    /// A part of an IP packet.
+    /// A part of an IP packet, taken until the others come. Whether they do, [`Decoder::lost`] tells.
+    Held,
+    /// A part of an IP packet that is of no use: cut off, or against what other parts say.
     Fragment,
+    /// From a virtual network that isn't captured.
+    OtherNetwork,
     /// A header that is cut off or makes no sense.
     Broken,
 }
@@ -80,7 +75,9 @@ impl From<Unusable> for EdgeEvent {
     fn from(reason: Unusable) -> EdgeEvent {
         match reason {
             Unusable::NotTcp => EdgeEvent::NotTcp,
+            Unusable::Held => EdgeEvent::FragmentsHeld,
             Unusable::Fragment => EdgeEvent::Fragments,
+            Unusable::OtherNetwork => EdgeEvent::OtherNetwork,
             Unusable::Broken => EdgeEvent::Undecodable,
         }
     }
@@ -99,97 +96,153 @@ pub struct Frame<'a> {
     pub data: &'a [u8],
 }
 
-/// Finds TCP segments in packets.
+/// What is decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeSettings {
+    /// Look into tunnels: VXLAN, GENEVE, GRE, IP in IP and their like.
+    pub tunnels: bool,
+    /// Of which virtual networks, where a tunnel tells them apart.
+    pub vni: VniFilter,
+}
+
+impl Default for DecodeSettings {
+    fn default() -> DecodeSettings {
+        DecodeSettings {
+            tunnels: true,
+            vni: VniFilter::default(),
+        }
+    }
+}
+
+/// Finds TCP segments in packets. One for each source: it keeps fragments from one packet to the next, a few MiB at
+/// most.
 #[derive(Debug, Default)]
-pub struct Decoder {}
+pub struct Decoder {
+    settings: DecodeSettings,
+    fragments: Fragments,
+    /// What was put together for the segment given last.
+    wholes: [Vec<u8>; MAX_REASSEMBLIES],
+}
+
+/// How far one packet leads.
+enum Found<'a> {
+    Segment(Segment<'a>),
+    Whole(Whole),
+}
 
 impl Decoder {
-    /// The TCP segment in a packet.
+    /// A decoder that has seen nothing yet.
+    pub fn new(settings: DecodeSettings) -> Decoder {
+        Decoder {
+            settings,
+            ..Decoder::default()
+        }
+    }
+
+    /// The TCP segment in a packet, or the one for which it had the last part.
     ///
     /// # Errors
     /// Why there is none.
+    #[inline]
     pub fn decode<'a>(&'a mut self, frame: &Frame<'a>) -> Result<Segment<'a>, Unusable> {
-        decode(frame.link, frame.data, frame.wire_len)
+        let view = View {
+            data: frame.data,
+            cut: frame.wire_len.saturating_sub(frame.data.len()),
+        };
+        let view = link::frame_to_ip(frame.link, view)?;
+        match ip::plain_tcp(view) {
+            Some((source, destination, body)) => segment(source, destination, body),
+            None => self.walk(ip::read(view, Place::Link)?, frame.at_ns),
+        }
+    }
+
+    /// The long way, kept apart from the short one.
+    #[inline(never)]
+    fn walk<'a>(&'a mut self, packet: Packet<'a>, at_ns: u64) -> Result<Segment<'a>, Unusable> {
+        let mut walk = Walk {
+            settings: &self.settings,
+            fragments: &mut self.fragments,
+            at_ns,
+            nesting: 0,
+        };
+        match walk.follow(packet)? {
+            Found::Segment(segment) => Ok(segment),
+            Found::Whole(whole) => walk.settle(whole, &mut self.wholes),
+        }
+    }
+
+    /// Fragments given up since the last call, of those that were [`Unusable::Held`]: their packet never became whole.
+    pub fn lost(&mut self) -> u64 {
+        self.fragments.lost()
+    }
+
+    /// The same at the end of a capture, when nothing is worth to be waited for.
+    pub fn finish(&mut self) -> u64 {
+        self.fragments.give_up_all();
+        self.lost()
     }
 }
 
-/// Finds the TCP segment in a packet that had `wire_len` bytes on the wire.
-fn decode(link: LinkType, packet: &[u8], wire_len: usize) -> Result<Segment<'_>, Unusable> {
-    let ip = match link {
-        LinkType::RawIp => packet,
-        LinkType::Loopback => packet.get(4..).ok_or(Unusable::Broken)?,
-        LinkType::Ethernet => network_layer(packet, 12)?,
-        LinkType::LinuxSll => network_layer(packet, 14)?,
-        LinkType::LinuxSll2 => {
-            let protocol = u16_at(packet, 0)?;
-            let rest = packet.get(20..).ok_or(Unusable::Broken)?;
-            untag(protocol, rest)?
-        }
-    };
-    from_ip(ip, wire_len.saturating_sub(packet.len()))
+/// The way through the tunnels of one packet.
+struct Walk<'w> {
+    settings: &'w DecodeSettings,
+    fragments: &'w mut Fragments,
+    at_ns: u64,
+    /// IP headers so far.
+    nesting: usize,
 }
 
-fn network_layer(packet: &[u8], type_at: usize) -> Result<&[u8], Unusable> {
-    let ether_type = u16_at(packet, type_at)?;
-    untag(ether_type, &packet[type_at + 2..])
-}
-
-/// Takes VLAN tags off. IEEE 802.1Q, 802.1ad, and the older QinQ numbers.
-fn untag(mut ether_type: u16, mut rest: &[u8]) -> Result<&[u8], Unusable> {
-    loop {
-        match ether_type {
-            0x0800 | 0x86dd => return Ok(rest),
-            0x8100 | 0x88a8 | 0x9100 | 0x9200 => {
-                ether_type = u16_at(rest, 2)?;
-                rest = &rest[4..];
+impl Walk<'_> {
+    fn follow<'a>(&mut self, mut packet: Packet<'a>) -> Result<Found<'a>, Unusable> {
+        let tunnels = self.settings.tunnels;
+        while self.nesting < MAX_NESTING {
+            self.nesting += 1;
+            if let Some(part) = packet.part {
+                if !(packet.may_be_tcp() || tunnels && tunnel::is_carrier(packet.protocol)) {
+                    break;
+                }
+                let whole = self.fragments.add(&packet, part, self.at_ns)?;
+                return Ok(Found::Whole(whole));
             }
-            _ => return Err(Unusable::NotTcp),
-        }
-    }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Unusable> {
-    match bytes.get(at..at + 2) {
-        Some(&[high, low]) => Ok(u16::from_be_bytes([high, low])),
-        _ => Err(Unusable::Broken),
-    }
-}
-
-/// `cut_off` bytes of the packet are not in the capture.
-fn from_ip(packet: &[u8], cut_off: usize) -> Result<Segment<'_>, Unusable> {
-    let (ip, stopped) = LaxIpSlice::from_slice(packet).map_err(|_| Unusable::Broken)?;
-    if stopped.is_some() {
-        return Err(Unusable::Broken);
-    }
-    // The sender's stack leaves the length 0 where the network card is to cut the packet into segments.
-    let (claimed, offloaded) = match &ip {
-        LaxIpSlice::Ipv4(ip) => {
-            let header = ip.header();
-            let total = usize::from(header.total_len());
-            if total != 0 && total < header.slice().len() {
-                return Err(Unusable::Broken);
+            if packet.protocol == IpNumber::TCP {
+                let (source, destination) = (packet.source, packet.destination);
+                return segment(source, destination, packet.body).map(Found::Segment);
             }
-            (total, total == 0)
+            if !tunnels {
+                break;
+            }
+            let (layer, inner) = tunnel::open(&packet, &self.settings.vni)?;
+            packet = ip::read(link::to_ip(layer, inner)?, Place::Tunnel)?;
         }
-        LaxIpSlice::Ipv6(ip) => {
-            let length = usize::from(ip.header().payload_length());
-            (40 + length, length == 0)
+        Err(Unusable::NotTcp)
+    }
+
+    /// Goes on with what was put together, which may hold fragments again.
+    fn settle<'a>(
+        &mut self,
+        whole: Whole,
+        buffers: &'a mut [Vec<u8>],
+    ) -> Result<Segment<'a>, Unusable> {
+        let (buffer, others) = buffers.split_first_mut().ok_or(Unusable::Fragment)?;
+        *buffer = whole.bytes;
+        let mut packet = Packet {
+            source: whole.source,
+            destination: whole.destination,
+            protocol: whole.protocol,
+            body: View::whole(buffer),
+            part: None,
+        };
+        packet.extend()?;
+        match self.follow(packet)? {
+            Found::Segment(segment) => Ok(segment),
+            Found::Whole(whole) => self.settle(whole, others),
         }
-    };
-    let payload = ip.payload();
-    if payload.fragmented {
-        return Err(Unusable::Fragment);
     }
-    if payload.ip_number != IpNumber::TCP {
-        return Err(Unusable::NotTcp);
-    }
-    let missing = if offloaded {
-        cut_off
-    } else {
-        claimed.saturating_sub(packet.len())
-    };
-    let tcp = TcpSlice::from_slice(payload.payload).map_err(|_| Unusable::Broken)?;
-    let (source, destination): (IpAddr, IpAddr) = (ip.source_addr(), ip.destination_addr());
+}
+
+#[inline]
+fn segment(source: IpAddr, destination: IpAddr, body: View<'_>) -> Result<Segment<'_>, Unusable> {
+    let tcp = TcpSlice::from_slice(body.data).map_err(|_| Unusable::Broken)?;
     Ok(Segment {
         source: SocketAddr::new(source, tcp.source_port()),
         destination: SocketAddr::new(destination, tcp.destination_port()),
@@ -198,111 +251,10 @@ fn from_ip(packet: &[u8], cut_off: usize) -> Result<Segment<'_>, Unusable> {
         syn: tcp.syn(),
         fin: tcp.fin(),
         rst: tcp.rst(),
-        payload: tcp.payload(),
-        missing: u32::try_from(missing).unwrap_or(u32::MAX),
+        payload: &body.data[tcp.header_slice().len()..],
+        missing: u32::try_from(body.cut).unwrap_or(u32::MAX),
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use etherparse::PacketBuilder;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn ipv4(payload: &[u8]) -> Vec<u8> {
-        let mut packet = Vec::new();
-        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
-            .tcp(40_000, 80, 7, 1000)
-            .ack(9)
-            .write(&mut packet, payload)
-            .unwrap();
-        packet
-    }
-
-    fn check(link: LinkType, packet: &[u8], payload: &[u8]) {
-        let segment = decode(link, packet, packet.len()).unwrap();
-        assert_eq!(segment.payload, payload);
-        assert_eq!(segment.destination, "10.0.0.2:80".parse().unwrap());
-        assert_eq!((segment.sequence, segment.acknowledgment), (7, Some(9)));
-        assert_eq!(segment.missing, 0);
-    }
-
-    #[test]
-    fn every_link_type_leads_to_the_segment() {
-        let ip = ipv4(b"abc");
-        let before = |link: &[u8]| [link, &ip].concat();
-        check(LinkType::RawIp, &ip, b"abc");
-        check(LinkType::Loopback, &before(&[2, 0, 0, 0]), b"abc");
-        check(LinkType::Ethernet, &before(b"ddddddssssss\x08\x00"), b"abc");
-        check(
-            LinkType::Ethernet,
-            &before(b"ddddddssssss\x88\xa8\x00\x01\x81\x00\x00\x02\x08\x00"),
-            b"abc",
-        );
-        check(
-            LinkType::LinuxSll,
-            &before(b"hhhhhhhhhhhhhh\x08\x00"),
-            b"abc",
-        );
-        check(
-            LinkType::LinuxSll,
-            &before(b"hhhhhhhhhhhhhh\x81\x00\x00\x02\x08\x00"),
-            b"abc",
-        );
-        check(
-            LinkType::LinuxSll2,
-            &before(b"\x08\x00hhhhhhhhhhhhhhhhhh"),
-            b"abc",
-        );
-    }
-
-    #[test]
-    fn padding_is_no_payload_and_a_zero_length_is_offload() {
-        let mut padded = ipv4(b"");
-        padded.extend_from_slice(&[0; 6]);
-        check(LinkType::RawIp, &padded, b"");
-        let mut offloaded = ipv4(b"abc");
-        offloaded[2..4].fill(0);
-        check(LinkType::RawIp, &offloaded, b"abc");
-    }
-
-    #[test]
-    fn a_cut_off_packet_tells_what_is_missing() {
-        let whole = ipv4(b"abcdef");
-        let cut = &whole[..whole.len() - 2];
-        let segment = decode(LinkType::RawIp, cut, whole.len()).unwrap();
-        assert_eq!((segment.payload, segment.missing), (&b"abcd"[..], 2));
-    }
-
-    #[test]
-    fn what_is_no_whole_tcp_segment_has_its_reason() {
-        let mut fragment = ipv4(b"abc");
-        fragment[6] = 0x20;
-        let mut udp = ipv4(b"abc");
-        udp[9] = 17;
-        for (packet, reason) in [
-            (&fragment[..], Unusable::Fragment),
-            (&udp, Unusable::NotTcp),
-            (&ipv4(b"")[..30], Unusable::Broken),
-            (b"", Unusable::Broken),
-        ] {
-            assert_eq!(decode(LinkType::RawIp, packet, packet.len()), Err(reason));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn garbage_never_panics(
-            packet in prop::collection::vec(any::<u8>(), 0..120),
-            number in prop::sample::select(vec![0, 1, 101, 113, 276]),
-            lead in 0_usize..3,
-        ) {
-            let link = LinkType::from_number(number).unwrap();
-            let mut packet = packet;
-            let start: &[u8] = [&b""[..], b"ddddddssssss\x81\x00\x00\x00\x08\x00", b"\x45"][lead];
-            packet.splice(0..0, start.iter().copied());
-            let _ = decode(link, &packet, packet.len() + lead);
-        }
-    }
-}
+mod tests;

@@ -33,6 +33,8 @@ pub(super) struct Worker<S> {
     pub(super) edge: Arc<Edge>,
     pub(super) sink: S,
     pub(super) stop: Arc<AtomicBool>,
+    /// Keeps fragments from one read to the next.
+    pub(super) decoder: Decoder,
 }
 
 impl<S: FnMut(Captured)> Worker<S> {
@@ -55,6 +57,7 @@ impl<S: FnMut(Captured)> Worker<S> {
         if let Some(device) = device {
             self.drain(device, &mut reassembler);
         }
+        self.edge.count(EdgeEvent::Fragments, self.decoder.finish());
         reassembler.finish(&mut self.sink);
         tracing::info!(capture = %self.spec, "capture stopped");
     }
@@ -103,16 +106,16 @@ impl<S: FnMut(Captured)> Worker<S> {
         reassembler: &mut Reassembler,
     ) -> Result<usize, pcap::Error> {
         let link = device.link();
-        let (edge, sink) = (&self.edge, &mut self.sink);
-        let mut decoder = Decoder::default();
+        let (edge, sink, decoder) = (&self.edge, &mut self.sink, &mut self.decoder);
         let mut bytes = 0;
         let read = device.read(|packet| {
             bytes += u64::from(packet.header.len);
-            take(&packet, link, &mut decoder, edge, reassembler, sink);
+            take(&packet, link, decoder, edge, reassembler, sink);
         })?;
         if read > 0 {
             self.edge.count(EdgeEvent::Packets, read as u64);
             self.edge.count(EdgeEvent::Bytes, bytes);
+            self.edge.count(EdgeEvent::Fragments, self.decoder.lost());
         }
         Ok(read)
     }
