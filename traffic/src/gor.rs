@@ -89,6 +89,11 @@ pub struct Skipped {
     pub flaw: Flaw,
 }
 
+/// True where `first`, a file's first four bytes or more, begin a recording: a header's kind, or a separator.
+pub fn is_recording(first: &[u8]) -> bool {
+    matches!(first, [b'1'..=b'3', b' ' | b'\t', ..]) || first.starts_with(&SEPARATOR[..4])
+}
+
 /// Reads records one by one.
 #[derive(Debug)]
 pub struct Reader<R> {
@@ -330,6 +335,14 @@ mod tests {
         }
         assert_eq!(read(b"", 5, 64), []);
         assert_eq!(read(b"\r\n\n", 5, 64), []);
+    }
+
+    #[test]
+    fn a_recording_is_known_by_its_first_bytes() {
+        assert!(is_recording(b"1 c0ffee"));
+        assert!(is_recording(SEPARATOR));
+        assert!(!is_recording(b"GET / HTTP/1.1"));
+        assert!(!is_recording(b"1"));
     }
 
     #[test]
