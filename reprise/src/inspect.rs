@@ -105,7 +105,7 @@ fn all(files: &[PathBuf], wanted: &Wanted, listing: &mut Listing) -> io::Result<
             Ok(source) => source,
             Err(error) => {
                 totals.unreadable += 1;
-                eprintln!("reprise: {name}: {error:#}");
+                summary::say(&format!("reprise: {name}: {error:#}\n"));
                 continue;
             }
         };
@@ -113,10 +113,10 @@ fn all(files: &[PathBuf], wanted: &Wanted, listing: &mut Listing) -> io::Result<
         let summary = one(&name, source, wanted, listing)?;
         listing.flush()?;
         totals.add(&summary);
-        eprint!("{summary}");
+        summary::say(&summary.to_string());
     }
     if files.len() > 1 {
-        eprintln!("{totals}");
+        summary::say(&totals.to_string());
     }
     Ok(totals.unreadable)
 }

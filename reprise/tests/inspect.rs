@@ -332,6 +332,15 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     assert_eq!((ended.status.code(), &*ended.summary), (Some(0), ""));
 }
 
+#[test]
+fn a_summary_that_nobody_reads_is_no_failure() {
+    let file = pcap(&[segment(1, 1, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")]);
+    let mut child = command(&["-"]).spawn().unwrap();
+    drop(child.stderr.take());
+    child.stdin.take().unwrap().write_all(&file).unwrap();
+    assert!(ended(child).status.success());
+}
+
 /// Lines that a child prints, as they come; an end where there are no more.
 fn lines(out: impl std::io::Read + Send + 'static) -> impl FnMut() -> Option<String> {
     let (sender, receiver) = channel();

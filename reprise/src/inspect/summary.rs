@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use indicatif::ProgressBar;
@@ -137,7 +137,7 @@ impl Summary {
     }
 
     fn say(&self, text: &str) {
-        self.progress.suspend(|| eprintln!("reprise: {text}"));
+        self.progress.suspend(|| say(&format!("reprise: {text}\n")));
     }
 
     /// All was read; the bar goes.
@@ -224,10 +224,15 @@ impl fmt::Display for Totals {
         }
         write!(f, "{}", counted(self.requests, "request"))?;
         match self.unreadable {
-            0 => Ok(()),
-            n => write!(f, "; {} could not be read", counted(n, "file")),
+            0 => writeln!(f),
+            n => writeln!(f, "; {} could not be read", counted(n, "file")),
         }
     }
+}
+
+/// Writes to standard error. Where nobody reads it, that is no reason to stop.
+pub(super) fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// What an event means to a person; nothing for what isn't a reason to leave something out.
