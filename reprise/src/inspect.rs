@@ -8,6 +8,7 @@
 mod answer;
 mod capture;
 mod listing;
+mod reasons;
 mod recording;
 mod row;
 mod source;

@@ -11,7 +11,8 @@ use reprise_listener::edge::EdgeEvent;
 use reprise_listener::http::{Event, Incomplete, Message, RequestParser};
 use reprise_traffic::gor::{Kind, Reader, Record};
 
-use super::summary::{Oddity, Summary};
+use super::reasons::Oddity;
+use super::summary::Summary;
 use super::{Seen, Wanted, answer};
 
 /// Requests that wait for their answers. GoReplay writes an answer as soon as it has it, so no more than are under way
