@@ -7,6 +7,7 @@
 //! ([`edge`], the ledger). A listener never stands in the path of production and never waits for anything behind it.
 
 pub mod capture;
+pub mod capture_file;
 pub mod packet;
 pub mod reassembly;
 

@@ -139,6 +139,9 @@ pub struct Reassembler {
     now_ns: u64,
 }
 
+/// What a connection costs that holds nothing.
+const SLOT: usize = Table::<Flow>::slot_size();
+
 impl Reassembler {
     /// With no connections.
     pub fn new(settings: Settings, edge: Arc<Edge>) -> Reassembler {
@@ -204,6 +207,7 @@ impl Reassembler {
         let (way, certain) = self.guess_way(segment)?;
         self.make_room(sink);
         let id = self.table.insert(key, self.now_ns);
+        self.held += SLOT;
         let client_first = source_first == (way == Way::ToServer);
         let answers = self.answers;
         self.with(id, sink, |flow, _| {
@@ -275,7 +279,7 @@ impl Reassembler {
         self.table.len()
     }
 
-    /// Bytes of unfinished requests and early segments.
+    /// Bytes of unfinished requests and early segments, and of the connections themselves.
     pub fn held(&self) -> usize {
         self.held
     }
@@ -331,7 +335,7 @@ impl Reassembler {
 
     fn remove(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
         self.with(id, sink, |flow, around| flow.end(cause, around));
-        self.held -= self.table.remove(id).held();
+        self.held -= self.table.remove(id).held() + SLOT;
     }
 
     fn keep_budget(&mut self, sink: &mut impl FnMut(Captured)) {
@@ -343,7 +347,10 @@ impl Reassembler {
                 .flatten()
                 .min_by_key(|(_, since)| *since);
             let Some((id, _)) = stalest else {
-                return;
+                if !self.forget_one(sink) {
+                    return;
+                }
+                continue;
             };
             let before = self.held;
             self.give_up(id, Incomplete::Budget, sink);
@@ -354,13 +361,17 @@ impl Reassembler {
     }
 
     fn make_room(&mut self, sink: &mut impl FnMut(Captured)) {
-        while self.table.len() >= self.limits.connections {
-            let Some((id, _)) = Class::ALL.into_iter().find_map(|c| self.table.oldest(c)) else {
-                return;
-            };
-            self.edge.count(EdgeEvent::Forgotten, 1);
-            self.remove(id, Incomplete::Budget, sink);
-        }
+        while self.table.len() >= self.limits.connections && self.forget_one(sink) {}
+    }
+
+    /// Forgets the connection that is missed least.
+    fn forget_one(&mut self, sink: &mut impl FnMut(Captured)) -> bool {
+        let Some((id, _)) = Class::ALL.into_iter().find_map(|c| self.table.oldest(c)) else {
+            return false;
+        };
+        self.edge.count(EdgeEvent::Forgotten, 1);
+        self.remove(id, Incomplete::Budget, sink);
+        true
     }
 }
 

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use reprise_node::telemetry::{self, LogFormat, TelemetrySettings};
 
 use crate::demo::{self, DemoArgs};
+use crate::inspect::{self, InspectArgs};
 use crate::ledger::{self, LedgerArgs};
 use crate::modes::{self, ListenerArgs, RelayArgs, ReplayerArgs, RunArgs};
 
@@ -41,13 +42,14 @@ enum Mode {
     Relay(RelayArgs),
     Replayer(ReplayerArgs),
     Ledger(LedgerArgs),
+    Inspect(InspectArgs),
     Demo(DemoArgs),
 }
 
 #[derive(Debug, Args)]
 struct LogArgs {
     /// Log level (error, warn, info, debug, trace) or directives such as info,reprise_relay=debug; REPRISE_LOG counts
-    /// where it isn't given [default: info; error for demo and ledger]
+    /// where it isn't given [default: info; error for demo, ledger and inspect]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
     /// How log lines on stderr look: text or json
@@ -94,9 +96,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Mode::Relay(_) => "relay",
         Mode::Replayer(_) => "replayer",
         Mode::Ledger(_) => "ledger",
+        Mode::Inspect(_) => "inspect",
         Mode::Demo(_) => "demo",
     };
-    let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_));
+    let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_) | Mode::Inspect(_));
     let log = cli.log.log.or_else(|| quiet.then(|| "error".to_owned()));
     let log_format = cli.log.log_format;
     let settings = TelemetrySettings {
@@ -112,6 +115,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Mode::Relay(args) => modes::relay(args).await,
         Mode::Replayer(args) => modes::replayer(args).await,
         Mode::Ledger(args) => ledger::run(args).await,
+        // Nothing else runs in this process.
+        Mode::Inspect(args) => inspect::run(&args),
         Mode::Demo(args) => demo::run(args).await,
     };
     telemetry.shutdown().await;
