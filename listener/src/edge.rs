@@ -72,6 +72,10 @@ pub enum EdgeEvent {
     Marked,
     /// Requests over the configured size.
     TooLarge,
+    /// Requests of sessions that were left out to keep the CPU limit.
+    ShedCpu,
+    /// Requests of sessions that were left out because memory was short.
+    ShedMemory,
     /// Connections to the mirror endpoint.
     MirrorConnections,
     /// Connections to the mirror endpoint that were turned away because there were too many.
@@ -82,7 +86,7 @@ const COUNT: usize = EdgeEvent::ALL.len();
 
 impl EdgeEvent {
     /// Every event, in the order of declaration.
-    pub const ALL: [EdgeEvent; 33] = [
+    pub const ALL: [EdgeEvent; 35] = [
         EdgeEvent::Packets,
         EdgeEvent::Bytes,
         EdgeEvent::KernelDropped,
@@ -114,6 +118,8 @@ impl EdgeEvent {
         EdgeEvent::IncompleteStopped,
         EdgeEvent::Marked,
         EdgeEvent::TooLarge,
+        EdgeEvent::ShedCpu,
+        EdgeEvent::ShedMemory,
         EdgeEvent::MirrorConnections,
         EdgeEvent::MirrorTurnedAway,
     ];
@@ -152,6 +158,8 @@ impl EdgeEvent {
             EdgeEvent::IncompleteStopped => "incomplete_stopped",
             EdgeEvent::Marked => "marked",
             EdgeEvent::TooLarge => "too_large",
+            EdgeEvent::ShedCpu => "shed_cpu",
+            EdgeEvent::ShedMemory => "shed_memory",
             EdgeEvent::MirrorConnections => "mirror_connections",
             EdgeEvent::MirrorTurnedAway => "mirror_turned_away",
         }
@@ -250,7 +258,7 @@ mod tests {
         let snapshot = edge.snapshot();
         assert_eq!(snapshot.len(), EdgeEvent::ALL.len());
         assert_eq!(snapshot["packets"], 1);
-        assert_eq!(snapshot["mirror_turned_away"], 33);
+        assert_eq!(snapshot["mirror_turned_away"], 35);
     }
 
     #[test]
