@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reprise_node::LogLimit;
-use reprise_node::config::ByteSize;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -117,7 +116,6 @@ impl Governor {
 
     /// The process used `cpu` within `elapsed`: the share of sessions from now on, 0 to 1.
     pub fn step(&mut self, cpu: Duration, elapsed: Duration) -> f64 {
-        let Some(limit) = self.limit else { return 1.0 };
         if elapsed.is_zero() {
             return self.share;
         }
@@ -125,6 +123,10 @@ impl Governor {
         let usage = self
             .usage
             .map_or(now, |before| before + WEIGHT * (now - before));
+        let Some(limit) = self.limit else {
+            self.usage = Some(usage);
+            return self.share;
+        };
         let share = if usage > limit {
             self.share * (limit / usage).max(DEEPEST)
         } else if usage < limit * ROOM && self.share < 1.0 {
@@ -204,8 +206,8 @@ impl Governed {
                         share = %percent(share),
                         cpu = %percent(usage),
                         cpu_limit = %self.limit,
-                        held = %ByteSize(self.budget.used() as u64),
-                        budget = %ByteSize(self.budget.limit() as u64),
+                        held_mib = self.budget.used() >> 20,
+                        budget_mib = self.budget.limit() >> 20,
                         suppressed,
                         "not all sessions are captured any more: whole ones are left out and counted"
                     );
