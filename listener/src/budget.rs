@@ -76,14 +76,6 @@ impl Budget {
         );
     }
 
-    /// An account changed from `before` to `after` bytes.
-    pub fn change(&self, before: usize, after: usize) {
-        match after >= before {
-            true => self.take(after - before),
-            false => self.give(before - after),
-        }
-    }
-
     /// Bytes that are held.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)

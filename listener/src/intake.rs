@@ -65,12 +65,18 @@ impl Intake {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a captured request and takes it in, or counts it as shed, or as dropped where there is no room.
+    /// As [`Intake::admit`], unless the request's session is shed, which is counted instead.
     pub fn offer(&self, request: Captured) {
         if let Some(reason) = self.shed.turned_away(request.client) {
             self.edge.count(reason, 1);
             return;
         }
+        self.admit(request);
+    }
+
+    /// Counts a captured request and takes it in, or counts it as dropped where there is no room. For those who have
+    /// asked [`Shed::turned_away`] already, when the request began.
+    pub fn admit(&self, request: Captured) {
         let mut inner = self.lock();
         inner.books.captured();
         if inner.window.admit(request).is_err() {

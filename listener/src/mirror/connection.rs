@@ -176,6 +176,9 @@ impl Connection {
     }
 
     fn take(&mut self, bytes: &[u8], sink: &mut impl FnMut(Captured)) {
+        // What the sink takes is counted there, and what stays is counted below: no request is to be turned away
+        // because of its own bytes.
+        self.shared.budget.give(std::mem::take(&mut self.held));
         let Connection {
             shared,
             answers,
@@ -235,11 +238,10 @@ impl Connection {
     }
 
     fn keep_budget(&mut self) {
-        let now = self.parser.held();
-        let before = std::mem::replace(&mut self.held, now);
+        self.held = self.parser.held();
         let budget = &self.shared.budget;
-        budget.change(before, now);
-        if now > before && budget.is_over() {
+        budget.take(self.held);
+        if self.held > 0 && budget.is_over() {
             self.last = true;
             self.answers.extend_from_slice(UNAVAILABLE);
             let edge = &self.shared.edge;
