@@ -266,7 +266,8 @@ impl Window {
 
     /// Empties the window at the end of a life: how many were never sent, and how many were sent and not settled.
     pub fn give_up(&mut self) -> (u64, u64) {
-        self.budget.give(self.used.bytes + self.slots.len() * SLOT);
+        let exchanges = self.used.bytes + self.used.exchanges * OVERHEAD;
+        self.budget.give(exchanges + self.slots.len() * SLOT);
         let left = self.slots.drain(..).filter(|slot| slot.exchange.is_some());
         let (sent, unsent): (Vec<Slot>, Vec<Slot>) =
             left.partition(|slot| slot.first_sent.is_some());
