@@ -120,13 +120,13 @@ impl Governor {
             return self.share;
         }
         let now = cpu.as_secs_f64() / elapsed.as_secs_f64();
-        let usage = self
-            .usage
-            .map_or(now, |before| before + WEIGHT * (now - before));
-        let Some(limit) = self.limit else {
-            self.usage = Some(usage);
+        let limit = self.limit.unwrap_or(f64::INFINITY);
+        let Some(before) = self.usage else {
+            // The process has just started, which costs more than what follows.
+            self.usage = Some(now.min(limit));
             return self.share;
         };
+        let usage = before + WEIGHT * (now - before);
         let share = if usage > limit {
             self.share * (limit / usage).max(DEEPEST)
         } else if usage < limit * ROOM && self.share < 1.0 {
@@ -364,6 +364,14 @@ mod tests {
         assert_eq!(all.shares[44], 1.0);
         // Upwards and never back.
         assert!(all.shares.windows(2).all(|two| two[0] <= two[1]));
+    }
+
+    #[test]
+    fn what_a_start_costs_sheds_nobody() {
+        let mut governor = Governor::new(limit("5%"));
+        let calm = EVERY.mul_f64(0.02);
+        let shares = [EVERY, calm, calm].map(|cpu| governor.step(cpu, EVERY));
+        assert_eq!(shares, [1.0; 3]);
     }
 
     #[test]

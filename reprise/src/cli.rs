@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use reprise_node::telemetry::{self, LogFormat, TelemetrySettings};
 
+use crate::allocator;
 use crate::demo::{self, DemoArgs};
 use crate::ledger::{self, LedgerArgs};
 use crate::modes::{self, ListenerArgs, RelayArgs, ReplayerArgs, RunArgs};
@@ -72,6 +73,9 @@ pub(crate) struct FileArgs {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     reprise_node::lifecycle::abort_on_panic();
+    if matches!(cli.mode, Mode::Listener(_) | Mode::Run(_)) {
+        allocator::give_back_large_pieces();
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(cli.mode, Mode::Listener(_)) {
         // A web host with 64 cores has them for production. What isn't done by the threads of the captures is one
