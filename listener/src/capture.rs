@@ -17,9 +17,11 @@ use std::thread::JoinHandle;
 
 use reprise_traffic::exchange::Captured;
 
+use crate::budget::Budget;
 use crate::edge::Edge;
 use crate::packet::Decoder;
 use crate::reassembly::Limits;
+use crate::shed::Shed;
 use device::Device;
 pub use spec::{CaptureSpec, Place, SpecError};
 use worker::Worker;
@@ -29,8 +31,12 @@ use worker::Worker;
 pub struct Settings {
     /// Bytes of each capture's ring, which the kernel allocates.
     pub ring: usize,
-    /// Bounds of the reassembly. The byte budget is shared out among the captures.
+    /// Bounds of the reassembly.
     pub limits: Limits,
+    /// What its bytes come out of.
+    pub budget: Arc<Budget>,
+    /// Which sessions are left out.
+    pub shed: Option<Arc<Shed>>,
 }
 
 impl Default for Settings {
@@ -38,6 +44,8 @@ impl Default for Settings {
         Settings {
             ring: 64 << 20,
             limits: Limits::default(),
+            budget: Arc::new(Budget::new(64 << 20)),
+            shed: None,
         }
     }
 }
@@ -145,8 +153,7 @@ impl Opened {
             stop: Arc::default(),
             threads: Vec::new(),
         };
-        let mut settings = self.settings;
-        settings.limits.budget /= self.devices.len().max(1);
+        let settings = self.settings;
         for (spec, device) in self.devices {
             let worker = Worker {
                 spec: spec.clone(),

@@ -8,6 +8,8 @@ use reprise_node::config::{ByteSize, duration};
 use serde::{Deserialize, Serialize};
 
 use crate::capture::CaptureSpec;
+use crate::governor::CpuLimit;
+use crate::{SourceSettings, budget};
 
 /// Where people and probes find a listener's admin port by default.
 pub const ADMIN_PORT: u16 = 28493;
@@ -31,9 +33,11 @@ pub struct Config {
     pub etcd: Vec<String>,
     /// Metrics, health and ledger.
     pub admin: ListenAddress,
-    /// Memory for captured requests that are not settled; past it new ones are dropped and counted.
+    /// Resident memory of the whole process; past what it leaves for requests, sessions are shed and counted.
     pub memory: ByteSize,
-    /// Kernel memory for packets that wait to be read, for each capture.
+    /// CPU time of the whole process; past it sessions are shed and counted.
+    pub cpu_limit: CpuLimit,
+    /// Kernel memory for packets that wait to be read, of all captures together.
     pub ring: ByteSize,
     /// A request larger than this is dropped whole and counted.
     pub max_exchange: ByteSize,
@@ -52,7 +56,8 @@ impl Default for Config {
             etcd: Vec::new(),
             admin: ListenAddress::loopback(ADMIN_PORT),
             memory: ByteSize::mib(64),
-            ring: ByteSize::mib(128),
+            cpu_limit: CpuLimit::default(),
+            ring: ByteSize::mib(16),
             max_exchange: ByteSize::mib(32),
             drain_timeout: Duration::from_secs(30),
         }
@@ -60,6 +65,18 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What is to be captured, and within which bounds.
+    pub fn sources(&self) -> SourceSettings {
+        SourceSettings {
+            capture: self.capture.clone(),
+            mirror: self.mirror.clone(),
+            ring: self.ring,
+            max_exchange: self.max_exchange,
+            memory: self.memory,
+            process: budget::LISTENER,
+        }
+    }
+
     /// Checks what one setting alone does not show.
     ///
     /// # Errors
@@ -74,6 +91,7 @@ impl Config {
         if self.capture.is_empty() && self.mirror.is_empty() {
             bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
         }
+        self.sources().plan().budget()?;
         match (self.etcd.is_empty(), self.relay.is_empty()) {
             (true, true) => bail!("nowhere to ship to: give --etcd URL or --relay HOST:PORT"),
             (false, false) => bail!("--etcd and --relay exclude each other"),

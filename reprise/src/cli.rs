@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use reprise_node::telemetry::{self, LogFormat, TelemetrySettings};
 
+use crate::allocator;
 use crate::demo::{self, DemoArgs};
 use crate::inspect::{self, InspectArgs};
 use crate::ledger::{self, LedgerArgs};
@@ -74,9 +75,16 @@ pub(crate) struct FileArgs {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     reprise_node::lifecycle::abort_on_panic();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    if matches!(cli.mode, Mode::Listener(_) | Mode::Run(_)) {
+        allocator::give_back_large_pieces();
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(cli.mode, Mode::Listener(_)) {
+        // A web host with 64 cores has them for production. What isn't done by the threads of the captures is one
+        // stream and the mirror endpoint; names and files are looked up one by one.
+        runtime.worker_threads(2).max_blocking_threads(4);
+    }
+    let runtime = runtime.enable_all().build();
     let outcome = runtime.context("start the runtime").and_then(|runtime| {
         let outcome = runtime.block_on(run(cli));
         // A name that is being looked up must not hold up the end.

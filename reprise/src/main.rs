@@ -3,6 +3,7 @@
 //! What enters: a command line. What leaves: an exit status: 0 done, 1 failed, 2 a wrong command line.
 //! What may be lost: see the mode that was asked for.
 
+mod allocator;
 mod cli;
 mod demo;
 mod embedded;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use reprise_listener::CaptureSpec;
+use reprise_listener::governor::CpuLimit;
+use reprise_listener::{CaptureSpec, SourceSettings, budget};
 use reprise_node::ListenAddress;
 use reprise_node::config::{self, ByteSize};
 use reprise_node::membership::{Targets, fixed_targets, watch_targets_file};
@@ -58,7 +59,8 @@ struct RunFlags {
     /// Metrics, health and ledger [default: 127.0.0.1:28490]
     #[arg(long, value_name = "ADDR")]
     admin: Option<ListenAddress>,
-    /// Memory for captured requests that are not settled; past it new ones are dropped and counted [default: 512MiB]
+    /// Resident memory of the whole process, but for connections to targets; past what it leaves for requests, sessions
+    /// are left out and counted as shed_memory [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
@@ -80,12 +82,16 @@ struct SourceFlags {
     /// Take every HTTP request that arrives here as captured, and answer it 204 at once; repeatable [default: none]
     #[arg(long, value_name = "ADDR")]
     mirror: Vec<ListenAddress>,
-    /// Kernel memory for packets that wait to be read, for each capture [default: 128MiB]
+    /// Kernel memory for packets that wait to be read, of all captures together; part of --memory [default: 16MiB]
     #[arg(long, value_name = "SIZE")]
     ring: Option<ByteSize>,
     /// A request larger than this is dropped whole and counted as too_large [default: 32MiB]
     #[arg(long, value_name = "SIZE")]
     max_exchange: Option<ByteSize>,
+    /// CPU time of the whole process, in percent of one core, as 20%; past it sessions are left out and counted as
+    /// shed_cpu [default: none]
+    #[arg(long, value_name = "PERCENT")]
+    cpu_limit: Option<CpuLimit>,
 }
 
 /// The settings of `reprise run`.
@@ -101,6 +107,7 @@ struct RunConfig {
     methods: Vec<String>,
     admin: ListenAddress,
     memory: ByteSize,
+    cpu_limit: CpuLimit,
     #[serde(with = "config::duration")]
     drain_timeout: Duration,
 }
@@ -118,12 +125,24 @@ impl Default for RunConfig {
             methods: Vec::new(),
             admin: ListenAddress::loopback(28490),
             memory: ByteSize::mib(512),
+            cpu_limit: listener.cpu_limit,
             drain_timeout: Duration::from_secs(30),
         }
     }
 }
 
 impl RunConfig {
+    fn sources(&self) -> SourceSettings {
+        SourceSettings {
+            capture: self.capture.clone(),
+            mirror: self.mirror.clone(),
+            ring: self.ring,
+            max_exchange: self.max_exchange,
+            memory: self.memory,
+            process: budget::RUN,
+        }
+    }
+
     fn targets(&self) -> anyhow::Result<watch::Receiver<Targets>> {
         match (&self.targets, self.to.is_empty()) {
             (Some(_), false) => bail!("--to and --targets exclude each other"),
@@ -163,18 +182,17 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     if config.capture.is_empty() && config.mirror.is_empty() {
         bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
     }
+    let sources = config.sources();
+    sources.plan().budget()?;
     if args.file.check {
         return checked();
     }
     let stop = reprise_node::lifecycle::shutdown_signal()?;
     let embedded = Embedded::start(EmbeddedConfig {
-        capture: config.capture,
-        mirror: config.mirror,
-        ring: config.ring,
-        max_exchange: config.max_exchange,
+        sources,
         targets,
         admin: config.admin,
-        memory: config.memory,
+        cpu_limit: config.cpu_limit,
         drain_timeout: config.drain_timeout,
     })
     .await?;
@@ -218,7 +236,8 @@ struct ListenerFlags {
     /// Metrics, health and ledger [default: 127.0.0.1:28493]
     #[arg(long, value_name = "ADDR")]
     admin: Option<ListenAddress>,
-    /// Memory for captured requests that are not settled; past it new ones are dropped and counted [default: 64MiB]
+    /// Resident memory of the whole process; past what it leaves for requests, sessions are left out and counted as
+    /// shed_memory [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]

@@ -20,3 +20,4 @@ mod parts;
 mod relay_loss;
 mod replayer_loss;
 mod rig;
+mod slow_relay;

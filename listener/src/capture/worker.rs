@@ -44,6 +44,8 @@ impl<S: FnMut(Captured)> Worker<S> {
             limits: self.settings.limits.clone(),
             ports: Ports::only(self.spec.ports()),
             answers: Answers::Unseen,
+            budget: self.settings.budget.clone(),
+            shed: self.settings.shed.clone(),
         };
         let mut reassembler = Reassembler::new(settings, self.edge.clone());
         tracing::info!(capture = %self.spec, link = ?device.link(), "capture started");

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use reprise_integration_tests::Place;
+use reprise_listener::{SourceSettings, budget};
 use reprise_node::ListenAddress;
 use reprise_node::config::ByteSize;
 use reprise_traffic::ledger::EpochReport;
@@ -16,7 +17,7 @@ use super::scene::Scene;
 use crate::embedded::{Embedded, EmbeddedConfig};
 
 /// Bytes; the demo's whole traffic fits.
-const MEMORY: ByteSize = ByteSize::mib(64);
+const MEMORY: ByteSize = ByteSize::mib(128);
 /// For what is under way when the demo is over.
 const DRAIN: Duration = Duration::from_secs(15);
 
@@ -49,23 +50,24 @@ impl Stage {
     /// One line: what can't be had.
     pub(crate) async fn embedded(scene: &Scene, capture: bool) -> anyhow::Result<Stage> {
         let defaults = reprise_listener::Config::default();
-        let config = EmbeddedConfig {
-            capture: if capture {
-                scene.captures()?
-            } else {
-                Vec::new()
-            },
-            mirror: if capture {
-                Vec::new()
-            } else {
-                vec![ListenAddress::loopback(0)]
-            },
+        let (capture, mirror) = match capture {
+            true => (scene.captures()?, Vec::new()),
+            false => (Vec::new(), vec![ListenAddress::loopback(0)]),
+        };
+        let sources = SourceSettings {
+            capture,
+            mirror,
             ring: defaults.ring,
             max_exchange: defaults.max_exchange,
+            memory: MEMORY,
+            process: budget::RUN,
+        };
+        let config = EmbeddedConfig {
+            sources,
             targets: scene.targets()?,
             // In the same range as the parts of a fleet.
             admin: ListenAddress::loopback(Place::loopback().free()?.port()),
-            memory: MEMORY,
+            cpu_limit: defaults.cpu_limit,
             drain_timeout: DRAIN,
         };
         let embedded = Embedded::start(config).await?;

@@ -4,8 +4,10 @@
 //! [`reassembly`](reprise_listener::reassembly); all of it is counted.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use reprise_listener::budget::Budget;
 use reprise_listener::capture_file::{CaptureFile, Packet};
 use reprise_listener::edge::EdgeEvent;
 use reprise_listener::packet::{DecodeSettings, Decoder, Frame};
@@ -22,11 +24,13 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Bytes of an answer's body that are kept, so that its checksum can be told.
 const MAX_ANSWER: usize = 64 << 20;
 
+/// Bytes of unfinished requests.
+const MEMORY: usize = 1 << 30;
+
 /// Time has no meaning, and memory is there for the asking; past these bounds requests are given up and counted.
 fn limits() -> Limits {
     Limits {
         max_exchange: 512 << 20,
-        budget: 1 << 30,
         early: 256 << 20,
         connections: 1 << 20,
         hole: NEVER,
@@ -56,6 +60,8 @@ pub(super) fn requests(
         limits: limits(),
         ports: wanted.ports.clone(),
         answers,
+        budget: Arc::new(Budget::new(MEMORY)),
+        shed: None,
     };
     let mut reassembler = Reassembler::new(settings, summary.edge.clone());
     let mut decoder = Decoder::new(DecodeSettings {
