@@ -145,9 +145,13 @@ impl Listener {
         };
         let epoch = Epoch::new(&parts.node, parts.started_ns);
         let intake = Arc::new(Intake::new(epoch, limit, edge.clone()));
+        let discards = matches!(parts.relays, Relays::Nowhere);
         let sink = || {
             let intake = intake.clone();
-            move |request| intake.offer(request)
+            move |request| match discards {
+                true => intake.discard(request),
+                false => intake.offer(request),
+            }
         };
         let Sources {
             captures,

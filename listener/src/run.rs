@@ -35,12 +35,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
         memory: config.memory,
     })?;
     let (etcd, relays) = match config.etcd.is_empty() {
+        true if config.discard => (None, Relays::Nowhere),
         true => {
             let relays = config
                 .relay
                 .iter()
                 .map(|address| (address.clone(), Member::new(address.clone())));
-            (None, fixed_members(relays))
+            (None, Relays::Network(fixed_members(relays)))
         }
         false => {
             let settings = EtcdSettings {
@@ -48,7 +49,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
             };
             let etcd = Etcd::connect(&settings, health.clone()).await?;
             let relays = etcd.watch_members(Role::Relay).await?;
-            (Some(etcd), relays)
+            (Some(etcd), Relays::Network(relays))
         }
     };
     let started_ns = identity::incarnation();
@@ -57,7 +58,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
         started_ns,
         sources,
         memory: config.memory.as_usize(),
-        relays: Relays::Network(relays),
+        relays,
         health: health.clone(),
     })?;
     let ledger = Arc::new(listener.ledger());
