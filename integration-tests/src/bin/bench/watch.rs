@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// A listener whose figures stand still for so long has no more to say.
 const STILL: Duration = Duration::from_secs(2);
 const START_LIMIT: Duration = Duration::from_secs(10);
-const REST_LIMIT: Duration = Duration::from_secs(30);
+const REST_LIMIT: Duration = Duration::from_secs(15);
 
 /// Who looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Watch {
     /// Waits until all that was sent is accounted for, or nothing more comes, and ends it.
     ///
     /// # Errors
-    /// When it doesn't come to rest.
+    /// When it has ended, or the user interrupts.
     pub(crate) fn finish(mut self, sent: u64) -> Result<Seen> {
         let (Some(pid), Some(sampler)) = (self.pid, &self.sampler) else {
             return Ok(Seen::default());
@@ -167,16 +167,14 @@ impl Watch {
         loop {
             stop::pause(SETTLE)?;
             let now = self.books()?;
-            if is_whole(&now, sent) || (now.in_flight == 0 && changed.elapsed() > STILL) {
+            let is_still = now.in_flight == 0 && changed.elapsed() > STILL;
+            // What is still missing at the limit shows as a difference.
+            if is_whole(&now, sent) || is_still || Instant::now() > limit {
                 return Ok((now, false));
             }
             if (now.captured, now.settled) != (last.captured, last.settled) {
                 changed = Instant::now();
             }
-            anyhow::ensure!(
-                Instant::now() < limit,
-                "the listener does not come to rest: {now:?}"
-            );
             last = now;
         }
     }
