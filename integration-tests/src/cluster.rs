@@ -206,6 +206,22 @@ impl Cluster {
         Ok(self.part_mut(name)?.process.ended()?.is_none())
     }
 
+    /// The id of a part's process.
+    ///
+    /// # Errors
+    /// When there is no such part.
+    pub fn id(&self, name: &str) -> Result<u32> {
+        Ok(self.part(name)?.process.id())
+    }
+
+    /// Sends a part a signal.
+    ///
+    /// # Errors
+    /// When there is no such part, or it has ended.
+    pub fn signal(&mut self, name: &str, signal: Signal) -> Result<()> {
+        self.part_mut(name)?.process.signal(signal)
+    }
+
     /// Kills a part with SIGKILL.
     ///
     /// # Errors

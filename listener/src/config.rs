@@ -31,6 +31,8 @@ pub struct Config {
     pub relay: Vec<String>,
     /// etcd's endpoints, `http://HOST:PORT`: relays come from there.
     pub etcd: Vec<String>,
+    /// Count what is captured and ship nothing, to see what a listener would cost here. Excludes `relay` and `etcd`.
+    pub discard: bool,
     /// Metrics, health and ledger.
     pub admin: ListenAddress,
     /// Resident memory of the whole process; past what it leaves for requests, sessions are shed and counted.
@@ -54,6 +56,7 @@ impl Default for Config {
             mirror: Vec::new(),
             relay: Vec::new(),
             etcd: Vec::new(),
+            discard: false,
             admin: ListenAddress::loopback(ADMIN_PORT),
             memory: ByteSize::mib(64),
             cpu_limit: CpuLimit::default(),
@@ -92,8 +95,13 @@ impl Config {
             bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
         }
         self.sources().plan().budget()?;
+        if self.discard && !(self.etcd.is_empty() && self.relay.is_empty()) {
+            bail!("--discard ships nothing: leave out --etcd and --relay");
+        }
         match (self.etcd.is_empty(), self.relay.is_empty()) {
-            (true, true) => bail!("nowhere to ship to: give --etcd URL or --relay HOST:PORT"),
+            (true, true) if !self.discard => {
+                bail!("nowhere to ship to: give --etcd URL, --relay HOST:PORT or --discard")
+            }
             (false, false) => bail!("--etcd and --relay exclude each other"),
             _ => Ok(()),
         }
@@ -108,6 +116,24 @@ mod tests {
     use reprise_node::config;
 
     use super::*;
+
+    #[test]
+    fn what_is_captured_goes_to_one_place_or_is_discarded() {
+        let to = |relay: &[&str], etcd: &[&str], discard| {
+            let config = Config {
+                capture: vec!["lo:80".parse().unwrap()],
+                relay: relay.iter().map(|text| (*text).to_owned()).collect(),
+                etcd: etcd.iter().map(|text| (*text).to_owned()).collect(),
+                discard,
+                ..Config::default()
+            };
+            config.validate().is_ok()
+        };
+        assert!(to(&["r:1"], &[], false) && to(&[], &["http://e:1"], false));
+        assert!(to(&[], &[], true));
+        assert!(!to(&[], &[], false) && !to(&["r:1"], &["http://e:1"], false));
+        assert!(!to(&["r:1"], &[], true) && !to(&[], &["http://e:1"], true));
+    }
 
     #[test]
     fn the_sample_is_good_and_shows_each_setting_with_its_default() {

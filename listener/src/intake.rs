@@ -87,6 +87,14 @@ impl Intake {
         self.changed.notify_one();
     }
 
+    /// Counts a captured request that goes nowhere: as ended for all targets, of which there are none.
+    pub fn discard(&self, request: Captured) {
+        drop(request);
+        let mut inner = self.lock();
+        inner.books.captured();
+        inner.books.settle(&[]);
+    }
+
     /// This life of the listener.
     pub fn epoch(&self) -> &Arc<Epoch> {
         &self.epoch

@@ -198,9 +198,13 @@ impl Listener {
             shed.clone(),
             edge.clone(),
         ));
+        let discards = matches!(parts.relays, Relays::Nowhere);
         let sink = || {
             let intake = intake.clone();
-            move |request| intake.offer(request)
+            move |request| match discards {
+                true => intake.discard(request),
+                false => intake.offer(request),
+            }
         };
         let mut mirrors = Vec::new();
         for socket in sockets {
@@ -215,7 +219,10 @@ impl Listener {
         let admit = {
             let intake = intake.clone();
             // Reassembly has asked which sessions are shed.
-            move |request| intake.admit(request)
+            move |request| match discards {
+                true => intake.discard(request),
+                false => intake.admit(request),
+            }
         };
         let captures = captures.start(&edge, admit)?;
         let stop_governing = CancellationToken::new();

@@ -29,12 +29,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
     let admin_address = admin.address();
     let sources = Sources::open(&config.sources())?;
     let (etcd, relays) = match config.etcd.is_empty() {
+        true if config.discard => (None, Relays::Nowhere),
         true => {
             let relays = config
                 .relay
                 .iter()
                 .map(|address| (address.clone(), Member::new(address.clone())));
-            (None, fixed_members(relays))
+            (None, Relays::Network(fixed_members(relays)))
         }
         false => {
             let settings = EtcdSettings {
@@ -42,7 +43,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
             };
             let etcd = Etcd::connect(&settings, health.clone()).await?;
             let relays = etcd.watch_members(Role::Relay).await?;
-            (Some(etcd), relays)
+            (Some(etcd), Relays::Network(relays))
         }
     };
     let started_ns = identity::incarnation();
@@ -51,7 +52,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
         started_ns,
         sources,
         cpu_limit: config.cpu_limit,
-        relays: Relays::Network(relays),
+        relays,
         health: health.clone(),
     })?;
     let ledger = Arc::new(listener.ledger());

@@ -207,7 +207,9 @@ Examples:
   reprise listener --capture eth0:80,8080 --etcd http://etcd-1:2379 --etcd http://etcd-2:2379
       capture two ports and ship to whichever relays are members of the cluster
   reprise listener --mirror :28019 --relay relay-1:28400
-      take copies from a proxy on this host and ship to a fixed relay";
+      take copies from a proxy on this host and ship to a fixed relay
+  reprise listener --capture eth0:80 --discard
+      capture and count only, to see what that costs on this host; Ctrl-C shows the count";
 
 /// Capture requests on a web host and ship them to a relay
 #[derive(Debug, Args)]
@@ -230,6 +232,10 @@ struct ListenerFlags {
     /// Ship to this relay; repeatable; instead of --etcd [default: none]
     #[arg(long, value_name = "HOST:PORT")]
     relay: Vec<String>,
+    /// Ship nothing: count what is captured, to see what a listener would cost on this host
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    discard: bool,
     /// Member name [default: HOSTNAME-listener-ADMINPORT]
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
