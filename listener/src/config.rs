@@ -7,10 +7,15 @@ use reprise_node::ListenAddress;
 use reprise_node::config::{ByteSize, duration};
 use serde::{Deserialize, Serialize};
 
-use crate::capture::CaptureSpec;
+use crate::SourceSettings;
+use crate::capture::{self, CaptureSpec, NamePattern, Tunnel};
+use crate::reassembly::{Answers, Limits};
 
 /// Where people and probes find a listener's admin port by default.
 pub const ADMIN_PORT: u16 = 28493;
+
+/// What is done about answers where they are not asked for. The kernel's filter lets those pass that accept an upgrade.
+const ANSWERS: Answers = Answers::Unseen;
 
 /// A larger request would not fit into a message with what surrounds it.
 pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
@@ -21,8 +26,24 @@ pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
 pub struct Config {
     /// Member name; by default made of host name and admin port.
     pub id: Option<String>,
-    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `:80`.
+    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `veth*:80`, `:80`.
     pub capture: Vec<CaptureSpec>,
+    /// Interfaces that are left out; `*` and `?` stand for other characters.
+    pub capture_ignore: Vec<NamePattern>,
+    /// Threads that capture, each its share of the connections.
+    pub capture_threads: usize,
+    /// A filter of one's own, pcap-filter(7) over IP packets.
+    pub bpf: Option<String>,
+    /// Tunnels to look into: `vxlan`, `geneve:6081`.
+    pub tunnel: Vec<Tunnel>,
+    /// Captures the answers too.
+    pub track_response: bool,
+    /// Bytes of an answer's body that are kept.
+    pub track_response_body: ByteSize,
+    /// The user to become, `NAME` or `NAME:GROUP`, keeping only the right to capture.
+    pub user: Option<String>,
+    /// Niceness of the process, 0 to 19.
+    pub nice: u8,
     /// Where proxies send copies of requests.
     pub mirror: Vec<ListenAddress>,
     /// Relays, `HOST:PORT`, in a cluster without etcd.
@@ -33,7 +54,7 @@ pub struct Config {
     pub admin: ListenAddress,
     /// Memory for captured requests that are not settled; past it new ones are dropped and counted.
     pub memory: ByteSize,
-    /// Kernel memory for packets that wait to be read, for each capture.
+    /// Kernel memory for packets that wait to be read, of all interfaces and threads together.
     pub ring: ByteSize,
     /// A request larger than this is dropped whole and counted.
     pub max_exchange: ByteSize,
@@ -47,12 +68,20 @@ impl Default for Config {
         Config {
             id: None,
             capture: Vec::new(),
+            capture_ignore: Vec::new(),
+            capture_threads: 1,
+            bpf: None,
+            tunnel: Vec::new(),
+            track_response: false,
+            track_response_body: ByteSize::kib(64),
+            user: None,
+            nice: 0,
             mirror: Vec::new(),
             relay: Vec::new(),
             etcd: Vec::new(),
             admin: ListenAddress::loopback(ADMIN_PORT),
             memory: ByteSize::mib(64),
-            ring: ByteSize::mib(128),
+            ring: ByteSize::mib(16),
             max_exchange: ByteSize::mib(32),
             drain_timeout: Duration::from_secs(30),
         }
@@ -60,6 +89,36 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Where requests come from.
+    pub fn sources(&self) -> SourceSettings {
+        let answers = match self.track_response {
+            true => Answers::Kept {
+                max_body: self.track_response_body.as_usize(),
+            },
+            false => ANSWERS,
+        };
+        let limits = Limits {
+            max_exchange: self.max_exchange.as_usize(),
+            budget: self.memory.as_usize(),
+            ..Limits::default()
+        };
+        SourceSettings {
+            capture: capture::Settings {
+                specs: self.capture.clone(),
+                ignore: self.capture_ignore.clone(),
+                ring: self.ring.as_usize(),
+                threads: self.capture_threads,
+                tunnels: self.tunnel.clone(),
+                bpf: self.bpf.clone(),
+                answers,
+                limits,
+            },
+            mirror: self.mirror.clone(),
+            max_exchange: self.max_exchange,
+            memory: self.memory,
+        }
+    }
+
     /// Checks what one setting alone does not show.
     ///
     /// # Errors

@@ -45,7 +45,6 @@ use crate::capture::Captures;
 use crate::edge::Edge;
 use crate::intake::Intake;
 use crate::mirror::Mirror;
-use crate::reassembly::Limits;
 use crate::ship::Relays;
 use crate::window::Room;
 
@@ -55,12 +54,10 @@ const WINDOW_EXCHANGES: usize = 1 << 18;
 /// What to capture.
 #[derive(Debug, Clone)]
 pub struct SourceSettings {
-    /// Interfaces and ports.
-    pub capture: Vec<CaptureSpec>,
+    /// Interfaces, ports, and how.
+    pub capture: capture::Settings,
     /// Where proxies send copies.
     pub mirror: Vec<ListenAddress>,
-    /// Kernel memory for packets, for each capture.
-    pub ring: ByteSize,
     /// A larger request is dropped whole.
     pub max_exchange: ByteSize,
     /// For requests that are not complete yet.
@@ -89,13 +86,7 @@ impl Sources {
             .iter()
             .map(bind)
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let limits = Limits {
-            max_exchange,
-            budget,
-            ..Limits::default()
-        };
-        let ring = settings.ring.as_usize();
-        let captures = capture::open(&settings.capture, capture::Settings { ring, limits })?;
+        let captures = capture::open(settings.capture.clone())?;
         Ok(Sources {
             captures,
             mirrors,

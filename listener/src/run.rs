@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::ship::Relays;
-use crate::{Config, Listener, Parts, SourceSettings, Sources};
+use crate::{Config, Listener, Parts, Sources};
 
 /// Runs a listener until `stop` is cancelled, then drains it. Returns its closed books.
 ///
@@ -27,13 +27,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
     };
     let admin = admin::bind(&config.admin)?;
     let admin_address = admin.address();
-    let sources = Sources::open(&SourceSettings {
-        capture: config.capture,
-        mirror: config.mirror,
-        ring: config.ring,
-        max_exchange: config.max_exchange,
-        memory: config.memory,
-    })?;
+    let sources = Sources::open(&config.sources())?;
     let (etcd, relays) = match config.etcd.is_empty() {
         true => {
             let relays = config
