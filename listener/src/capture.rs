@@ -35,6 +35,7 @@ use crate::reassembly::{self, Answers, Limits, Ports};
 use device::{Device, Fanout, SNAP_LENGTH};
 use interfaces::Present;
 pub use pattern::{NamePattern, PatternError};
+use program::Body;
 use scope::Scope;
 pub use spec::{CaptureSpec, Place, SpecError};
 pub use tunnel::{Tunnel, TunnelError, TunnelKind};
@@ -212,7 +213,11 @@ pub fn open(settings: Settings) -> Result<Opened, CaptureError> {
     Ok(opened)
 }
 
-fn check(settings: &Settings) -> Result<(), CaptureError> {
+/// Checks what can be checked without opening anything.
+///
+/// # Errors
+/// The first setting that can't work.
+pub fn check(settings: &Settings) -> Result<(), CaptureError> {
     let threads = settings.threads;
     if !(1..=MOST_THREADS).contains(&threads) {
         let problem = format!("capture_threads {threads} is not from 1 to {MOST_THREADS}");
@@ -222,6 +227,9 @@ fn check(settings: &Settings) -> Result<(), CaptureError> {
         let least = LEAST_RING >> 20;
         let problem = format!("ring: each capture thread needs {least}MiB of it at least");
         return Err(CaptureError::Setting(problem));
+    }
+    if let Some(expression) = &settings.bpf {
+        Body::compile(expression)?;
     }
     let several = Scope::new(settings).selection.only().is_none();
     match threads > 1 && several && !settings.tunnels.is_empty() {

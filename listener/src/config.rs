@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use reprise_node::ListenAddress;
 use reprise_node::config::{ByteSize, duration};
+use reprise_node::privileges::Account;
 use serde::{Deserialize, Serialize};
 
 use crate::SourceSettings;
@@ -41,7 +42,7 @@ pub struct Config {
     /// Bytes of an answer's body that are kept.
     pub track_response_body: ByteSize,
     /// The user to become, `NAME` or `NAME:GROUP`, keeping only the right to capture.
-    pub user: Option<String>,
+    pub user: Option<Account>,
     /// Niceness of the process, 0 to 19.
     pub nice: u8,
     /// Where proxies send copies of requests.
@@ -132,6 +133,10 @@ impl Config {
         }
         if self.capture.is_empty() && self.mirror.is_empty() {
             bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
+        }
+        capture::check(&self.sources().capture)?;
+        if self.nice > 19 {
+            bail!("nice {} is not from 0 to 19", self.nice);
         }
         match (self.etcd.is_empty(), self.relay.is_empty()) {
             (true, true) => bail!("nowhere to ship to: give --etcd URL or --relay HOST:PORT"),

@@ -4,6 +4,7 @@
 //! argument that is not understood is refused.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -69,25 +70,45 @@ pub(crate) struct FileArgs {
     pub(crate) print_default: bool,
 }
 
+/// What a mode does once the runtime is there.
+pub(crate) type Work = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>>>>;
+
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     reprise_node::lifecycle::abort_on_panic();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let outcome = runtime.context("start the runtime").and_then(|runtime| {
-        let outcome = runtime.block_on(run(cli));
-        // A name that is being looked up must not hold up the end.
-        runtime.shutdown_background();
-        outcome
-    });
-    outcome.unwrap_or_else(|error| {
+    start(cli).unwrap_or_else(|error| {
         eprintln!("reprise: {error:#}");
         ExitCode::FAILURE
     })
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+/// A mode reads its settings and gives up rights while this thread is the only one; then its work begins.
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let telemetry = telemetry_settings(&cli);
+    let work: Work = match cli.mode {
+        Mode::Run(args) => modes::run(args)?,
+        Mode::Listener(args) => modes::listener(args)?,
+        Mode::Relay(args) => Box::pin(modes::relay(args)),
+        Mode::Replayer(args) => Box::pin(modes::replayer(args)),
+        Mode::Ledger(args) => Box::pin(ledger::run(args)),
+        Mode::Demo(args) => Box::pin(demo::run(args)),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let outcome = runtime.block_on(async {
+        let telemetry = telemetry::init(&telemetry)?;
+        let outcome = work.await;
+        telemetry.shutdown().await;
+        outcome
+    });
+    // A name that is being looked up must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn telemetry_settings(cli: &Cli) -> TelemetrySettings {
     let role = match &cli.mode {
         Mode::Run(_) => "run",
         Mode::Listener(_) => "listener",
@@ -97,25 +118,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Mode::Demo(_) => "demo",
     };
     let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_));
-    let log = cli.log.log.or_else(|| quiet.then(|| "error".to_owned()));
-    let log_format = cli.log.log_format;
-    let settings = TelemetrySettings {
+    let log = cli.log.log.clone();
+    TelemetrySettings {
         role,
         node: None,
-        log,
-        log_format,
-    };
-    let telemetry = telemetry::init(&settings)?;
-    let outcome = match cli.mode {
-        Mode::Run(args) => modes::run(args).await,
-        Mode::Listener(args) => modes::listener(args).await,
-        Mode::Relay(args) => modes::relay(args).await,
-        Mode::Replayer(args) => modes::replayer(args).await,
-        Mode::Ledger(args) => ledger::run(args).await,
-        Mode::Demo(args) => demo::run(args).await,
-    };
-    telemetry.shutdown().await;
-    outcome
+        log: log.or_else(|| quiet.then(|| "error".to_owned())),
+        log_format: cli.log.log_format,
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use reprise_listener::ship::Relays;
-use reprise_listener::{CaptureSpec, Listener, SourceSettings, Sources};
+use reprise_listener::{Listener, SourceSettings, Sources};
 use reprise_node::admin::{self, Admin};
 use reprise_node::config::ByteSize;
 use reprise_node::membership::Targets;
@@ -25,10 +25,7 @@ use tracing::info;
 /// What an embedded cluster needs to know.
 #[derive(Debug)]
 pub(crate) struct EmbeddedConfig {
-    pub(crate) capture: Vec<CaptureSpec>,
-    pub(crate) mirror: Vec<ListenAddress>,
-    pub(crate) ring: ByteSize,
-    pub(crate) max_exchange: ByteSize,
+    pub(crate) sources: SourceSettings,
     pub(crate) targets: watch::Receiver<Targets>,
     pub(crate) admin: ListenAddress,
     pub(crate) memory: ByteSize,
@@ -55,13 +52,7 @@ impl Embedded {
     pub(crate) async fn start(config: EmbeddedConfig) -> anyhow::Result<Embedded> {
         let admin = admin::bind(&config.admin)?;
         let address = admin.address();
-        let sources = Sources::open(&SourceSettings {
-            capture: config.capture,
-            mirror: config.mirror,
-            ring: config.ring,
-            max_exchange: config.max_exchange,
-            memory: config.memory,
-        })?;
+        let sources = Sources::open(&config.sources)?;
         let health = Health::new();
         let mut registry = Registry::default();
         // Whatever is unsettled is in the listener's window, so its bound is the bound of all; the others share

@@ -48,20 +48,18 @@ impl Stage {
     /// # Errors
     /// One line: what can't be had.
     pub(crate) async fn embedded(scene: &Scene, capture: bool) -> anyhow::Result<Stage> {
-        let defaults = reprise_listener::Config::default();
+        let (capture, mirror) = match capture {
+            true => (scene.captures()?, Vec::new()),
+            false => (Vec::new(), vec![ListenAddress::loopback(0)]),
+        };
+        let listener = reprise_listener::Config {
+            capture,
+            mirror,
+            memory: MEMORY,
+            ..reprise_listener::Config::default()
+        };
         let config = EmbeddedConfig {
-            capture: if capture {
-                scene.captures()?
-            } else {
-                Vec::new()
-            },
-            mirror: if capture {
-                Vec::new()
-            } else {
-                vec![ListenAddress::loopback(0)]
-            },
-            ring: defaults.ring,
-            max_exchange: defaults.max_exchange,
+            sources: listener.sources(),
             targets: scene.targets()?,
             // In the same range as the parts of a fleet.
             admin: ListenAddress::loopback(Place::loopback().free()?.port()),
