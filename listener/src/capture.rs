@@ -10,6 +10,7 @@
 //! A packet that several interfaces show, as a bridge and its ports do, comes several times to the same reassembly,
 //! which knows it by its place in the stream.
 
+mod cooked;
 mod device;
 mod filter;
 mod interfaces;

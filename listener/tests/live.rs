@@ -36,6 +36,8 @@ impl Live {
     fn start(specs: &[String]) -> Option<Live> {
         let settings = Settings {
             specs: specs.iter().map(|s| s.parse().unwrap()).collect(),
+            // All bodies of a test at once: a build for tests is slow, and so may be the machine.
+            ring: 64 << 20,
             ..Settings::default()
         };
         let opened = match capture::open(settings) {

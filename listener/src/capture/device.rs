@@ -12,6 +12,7 @@ use pcap::{Active, Capture, Linktype, Packet, Precision};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
+use super::cooked::behind_hidden_tags;
 use super::program::Program;
 use super::socket;
 pub(super) use super::socket::Fanout;
@@ -134,12 +135,7 @@ impl Device {
             let at_ns = time_ns(&packet);
             if at_ns >= not_before {
                 not_before = 0;
-                take(&Frame {
-                    link,
-                    at_ns,
-                    wire_len: packet.header.len as usize,
-                    data: packet.data,
-                });
+                take(&frame(link, at_ns, &packet));
             }
         })?;
         self.begin = begin.filter(|_| not_before > 0);
@@ -161,6 +157,24 @@ impl Device {
         let dropped = self.capture.stats()?.dropped;
         let before = std::mem::replace(&mut self.seen, dropped);
         Ok(dropped.wrapping_sub(before))
+    }
+}
+
+fn frame<'a>(link: LinkType, at_ns: u64, packet: &Packet<'a>) -> Frame<'a> {
+    let wire_len = packet.header.len as usize;
+    match behind_hidden_tags(packet.data) {
+        None => Frame {
+            link,
+            at_ns,
+            wire_len,
+            data: packet.data,
+        },
+        Some(ip) => Frame {
+            link: LinkType::RawIp,
+            at_ns,
+            wire_len: wire_len.saturating_sub(packet.data.len() - ip.len()),
+            data: ip,
+        },
     }
 }
 
