@@ -265,6 +265,10 @@ impl Opened {
             stop: Arc::default(),
             threads: Vec::new(),
         };
+        if !self.devices.is_empty() {
+            let (capture, threads) = (self.scope.name(), self.devices.len());
+            tracing::info!(capture, threads, ring_each = self.ring, "capture started");
+        }
         for (n, device) in self.devices.into_iter().enumerate() {
             let worker = Worker {
                 scope: self.scope.clone(),
