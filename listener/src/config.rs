@@ -5,14 +5,20 @@ use std::time::Duration;
 use anyhow::bail;
 use reprise_node::ListenAddress;
 use reprise_node::config::{ByteSize, duration};
+use reprise_node::privileges::Account;
 use serde::{Deserialize, Serialize};
 
-use crate::capture::CaptureSpec;
+use crate::capture::{self, CaptureSpec, NamePattern, Tunnel};
 use crate::governor::CpuLimit;
+use crate::packet::VniRule;
+use crate::reassembly::{Answers, Limits};
 use crate::{SourceSettings, budget};
 
 /// Where people and probes find a listener's admin port by default.
 pub const ADMIN_PORT: u16 = 28493;
+
+/// What is done about answers where they are not asked for. The kernel's filter lets those pass that accept an upgrade.
+const ANSWERS: Answers = Answers::Switches;
 
 /// A larger request would not fit into a message with what surrounds it.
 pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
@@ -23,8 +29,26 @@ pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
 pub struct Config {
     /// Member name; by default made of host name and admin port.
     pub id: Option<String>,
-    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `:80`.
+    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `veth*:80`, `:80`.
     pub capture: Vec<CaptureSpec>,
+    /// Interfaces that are left out; `*` and `?` stand for other characters.
+    pub capture_ignore: Vec<NamePattern>,
+    /// Threads that capture, each its share of the connections.
+    pub capture_threads: usize,
+    /// A filter of one's own, pcap-filter(7) over IP packets.
+    pub bpf: Option<String>,
+    /// Tunnels to look into: `vxlan`, `geneve:6081`.
+    pub tunnel: Vec<Tunnel>,
+    /// With `tunnel`: only these VXLAN or GENEVE networks, `10`, or not those, `!20`.
+    pub vni: Vec<VniRule>,
+    /// Captures the answers too.
+    pub track_response: bool,
+    /// Bytes of an answer's body that are kept.
+    pub track_response_body: ByteSize,
+    /// The user to become, `NAME` or `NAME:GROUP`, keeping only the right to capture.
+    pub user: Option<Account>,
+    /// Niceness of the process, 0 to 19.
+    pub nice: u8,
     /// Where proxies send copies of requests.
     pub mirror: Vec<ListenAddress>,
     /// Relays, `HOST:PORT`, in a cluster without etcd.
@@ -39,7 +63,7 @@ pub struct Config {
     pub memory: ByteSize,
     /// CPU time of the whole process; past it sessions are shed and counted.
     pub cpu_limit: CpuLimit,
-    /// Kernel memory for packets that wait to be read, of all captures together.
+    /// Kernel memory for packets that wait to be read, of all interfaces and threads together; part of `memory`.
     pub ring: ByteSize,
     /// A request larger than this is dropped whole and counted.
     pub max_exchange: ByteSize,
@@ -53,6 +77,15 @@ impl Default for Config {
         Config {
             id: None,
             capture: Vec::new(),
+            capture_ignore: Vec::new(),
+            capture_threads: 1,
+            bpf: None,
+            tunnel: Vec::new(),
+            vni: Vec::new(),
+            track_response: false,
+            track_response_body: ByteSize::kib(64),
+            user: None,
+            nice: 0,
             mirror: Vec::new(),
             relay: Vec::new(),
             etcd: Vec::new(),
@@ -68,12 +101,32 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is to be captured, and within which bounds.
+    /// Where requests come from.
     pub fn sources(&self) -> SourceSettings {
+        let answers = match self.track_response {
+            true => Answers::Kept {
+                max_body: self.track_response_body.as_usize(),
+            },
+            false => ANSWERS,
+        };
+        let limits = Limits {
+            max_exchange: self.max_exchange.as_usize(),
+            ..Limits::default()
+        };
         SourceSettings {
-            capture: self.capture.clone(),
+            capture: capture::Settings {
+                specs: self.capture.clone(),
+                ignore: self.capture_ignore.clone(),
+                ring: self.ring.as_usize(),
+                threads: self.capture_threads,
+                tunnels: self.tunnel.clone(),
+                vni: self.vni.clone(),
+                bpf: self.bpf.clone(),
+                answers,
+                limits,
+                ..capture::Settings::default()
+            },
             mirror: self.mirror.clone(),
-            ring: self.ring,
             max_exchange: self.max_exchange,
             memory: self.memory,
             process: budget::LISTENER,
@@ -94,7 +147,12 @@ impl Config {
         if self.capture.is_empty() && self.mirror.is_empty() {
             bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
         }
-        self.sources().plan().budget()?;
+        let sources = self.sources();
+        sources.plan().budget()?;
+        capture::check(&sources.capture)?;
+        if self.nice > 19 {
+            bail!("nice {} is not from 0 to 19", self.nice);
+        }
         if self.discard && !(self.etcd.is_empty() && self.relay.is_empty()) {
             bail!("--discard ships nothing: leave out --etcd and --relay");
         }

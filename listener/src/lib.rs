@@ -54,7 +54,6 @@ use crate::edge::Edge;
 use crate::governor::{CpuLimit, Governed};
 use crate::intake::Intake;
 use crate::mirror::Mirror;
-use crate::reassembly::Limits;
 use crate::shed::Shed;
 use crate::ship::Relays;
 
@@ -64,12 +63,10 @@ const WINDOW_EXCHANGES: usize = 1 << 18;
 /// What to capture.
 #[derive(Debug, Clone)]
 pub struct SourceSettings {
-    /// Interfaces and ports.
-    pub capture: Vec<CaptureSpec>,
+    /// Interfaces, ports, and how.
+    pub capture: capture::Settings,
     /// Where proxies send copies.
     pub mirror: Vec<ListenAddress>,
-    /// Kernel memory for packets, of all captures together.
-    pub ring: ByteSize,
     /// A larger request is dropped whole.
     pub max_exchange: ByteSize,
     /// Resident memory of the whole process.
@@ -81,9 +78,9 @@ pub struct SourceSettings {
 impl SourceSettings {
     /// How the memory is shared out.
     pub fn plan(&self) -> Plan {
-        let rings = match self.capture.is_empty() {
+        let rings = match self.capture.specs.is_empty() {
             true => ByteSize(0),
-            false => self.ring,
+            false => ByteSize(self.capture.ring as u64),
         };
         Plan {
             memory: self.memory,
@@ -117,19 +114,12 @@ impl Sources {
             .iter()
             .map(bind)
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let limits = Limits {
-            max_exchange,
-            ..Limits::default()
-        };
-        let ring = settings.ring.as_usize() / settings.capture.len().max(1);
         let shed = Arc::new(Shed::new(budget.clone()));
-        let capture_settings = capture::Settings {
-            ring,
-            limits,
+        let captures = capture::open(capture::Settings {
             budget: budget.clone(),
             shed: Some(shed.clone()),
-        };
-        let captures = capture::open(&settings.capture, capture_settings)?;
+            ..settings.capture.clone()
+        })?;
         Ok(Sources {
             captures,
             mirrors,

@@ -4,6 +4,7 @@
 //! argument that is not understood is refused.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -72,32 +73,53 @@ pub(crate) struct FileArgs {
     pub(crate) print_default: bool,
 }
 
+/// What a mode does once the runtime is there.
+pub(crate) type Work = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>>>>;
+
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     reprise_node::lifecycle::abort_on_panic();
     if matches!(cli.mode, Mode::Listener(_) | Mode::Run(_)) {
         allocator::give_back_large_pieces();
     }
+    start(cli).unwrap_or_else(|error| {
+        eprintln!("reprise: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// A mode reads its settings and gives up rights while this thread is the only one; then its work begins.
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let telemetry = telemetry_settings(&cli);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(cli.mode, Mode::Listener(_)) {
         // A web host with 64 cores has them for production. What isn't done by the threads of the captures is one
         // stream and the mirror endpoint; names and files are looked up one by one.
         runtime.worker_threads(2).max_blocking_threads(4);
     }
-    let runtime = runtime.enable_all().build();
-    let outcome = runtime.context("start the runtime").and_then(|runtime| {
-        let outcome = runtime.block_on(run(cli));
-        // A name that is being looked up must not hold up the end.
-        runtime.shutdown_background();
+    let work: Work = match cli.mode {
+        Mode::Run(args) => modes::run(args)?,
+        Mode::Listener(args) => modes::listener(args)?,
+        Mode::Relay(args) => Box::pin(modes::relay(args)),
+        Mode::Replayer(args) => Box::pin(modes::replayer(args)),
+        Mode::Ledger(args) => Box::pin(ledger::run(args)),
+        Mode::Demo(args) => Box::pin(demo::run(args)),
+        // Nothing else runs in this process.
+        Mode::Inspect(args) => Box::pin(async move { inspect::run(&args) }),
+    };
+    let runtime = runtime.enable_all().build().context("start the runtime")?;
+    let outcome = runtime.block_on(async {
+        let telemetry = telemetry::init(&telemetry)?;
+        let outcome = work.await;
+        telemetry.shutdown().await;
         outcome
     });
-    outcome.unwrap_or_else(|error| {
-        eprintln!("reprise: {error:#}");
-        ExitCode::FAILURE
-    })
+    // A name that is being looked up must not hold up the end.
+    runtime.shutdown_background();
+    outcome
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+fn telemetry_settings(cli: &Cli) -> TelemetrySettings {
     let role = match &cli.mode {
         Mode::Run(_) => "run",
         Mode::Listener(_) => "listener",
@@ -108,27 +130,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Mode::Demo(_) => "demo",
     };
     let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_) | Mode::Inspect(_));
-    let log = cli.log.log.or_else(|| quiet.then(|| "error".to_owned()));
-    let log_format = cli.log.log_format;
-    let settings = TelemetrySettings {
+    let log = cli.log.log.clone();
+    TelemetrySettings {
         role,
         node: None,
-        log,
-        log_format,
-    };
-    let telemetry = telemetry::init(&settings)?;
-    let outcome = match cli.mode {
-        Mode::Run(args) => modes::run(args).await,
-        Mode::Listener(args) => modes::listener(args).await,
-        Mode::Relay(args) => modes::relay(args).await,
-        Mode::Replayer(args) => modes::replayer(args).await,
-        Mode::Ledger(args) => ledger::run(args).await,
-        // Nothing else runs in this process.
-        Mode::Inspect(args) => inspect::run(&args),
-        Mode::Demo(args) => demo::run(args).await,
-    };
-    telemetry.shutdown().await;
-    outcome
+        log: log.or_else(|| quiet.then(|| "error".to_owned())),
+        log_format: cli.log.log_format,
+    }
 }
 
 #[cfg(test)]

@@ -9,17 +9,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use reprise_listener::capture::{self, CaptureSpec, NamePattern, Tunnel};
 use reprise_listener::governor::CpuLimit;
-use reprise_listener::{CaptureSpec, SourceSettings, budget};
+use reprise_listener::packet::VniRule;
+use reprise_listener::{SourceSettings, budget};
 use reprise_node::ListenAddress;
 use reprise_node::config::{self, ByteSize};
 use reprise_node::membership::{Targets, fixed_targets, watch_targets_file};
+use reprise_node::privileges::{self, Account};
 use reprise_traffic::{Target, TargetDocument, TargetName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::cli::FileArgs;
+use crate::cli::{FileArgs, Work};
 use crate::embedded::{Embedded, EmbeddedConfig};
 use crate::table;
 
@@ -75,14 +78,43 @@ struct RunFlags {
 /// What a listener captures; the same for `run` and `listener`.
 #[derive(Debug, Args, Serialize)]
 struct SourceFlags {
-    /// Capture requests to these ports: lo:8080, eth0:80,8080, :80 (all interfaces), 10.0.0.1:80; repeatable. Needs
-    /// CAP_NET_RAW [default: none]
+    /// Capture requests to these ports: lo:8080, eth0:80,8080, veth*:80 (those that come later too), :80 (all
+    /// interfaces), 10.0.0.1:80; repeatable. Needs CAP_NET_RAW [default: none]
     #[arg(long, value_name = "IFACE:PORTS")]
     capture: Vec<CaptureSpec>,
+    /// Leave this interface out, whatever --capture says; a name, or a pattern as in docker*; repeatable [default: none]
+    #[arg(long, value_name = "NAME")]
+    capture_ignore: Vec<NamePattern>,
+    /// Threads that capture, each its share of the connections, where one is not enough [default: 1]
+    #[arg(long, value_name = "N")]
+    capture_threads: Option<usize>,
+    /// Filter packets by this expression (pcap-filter(7), over IP packets) instead of the one made of --capture's ports,
+    /// which still say where servers are [default: none]
+    #[arg(long, value_name = "EXPR")]
+    bpf: Option<String>,
+    /// Look into tunnels: vxlan, geneve, vxlan:PORT, geneve:PORT; repeatable [default: none]
+    #[arg(long, value_name = "KIND")]
+    tunnel: Vec<Tunnel>,
+    /// With --tunnel, only this VXLAN or GENEVE network, or with '!N' all but that one; repeatable [default: all]
+    #[arg(long, value_name = "N")]
+    vni: Vec<VniRule>,
+    /// Capture the servers' answers too [default: false]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    track_response: bool,
+    /// With --track-response: how much of an answer's body is kept [default: 64KiB]
+    #[arg(long, value_name = "SIZE")]
+    track_response_body: Option<ByteSize>,
+    /// Become this user, NAME or NAME:GROUP, and keep no right but CAP_NET_RAW [default: none]
+    #[arg(long, value_name = "USER")]
+    user: Option<Account>,
+    /// Niceness of the process, 0 to 19 [default: 0]
+    #[arg(long, value_name = "N")]
+    nice: Option<u8>,
     /// Take every HTTP request that arrives here as captured, and answer it 204 at once; repeatable [default: none]
     #[arg(long, value_name = "ADDR")]
     mirror: Vec<ListenAddress>,
-    /// Kernel memory for packets that wait to be read, of all captures together; part of --memory [default: 16MiB]
+    /// Kernel memory for packets that wait to be read, of all interfaces and threads; part of --memory [default: 16MiB]
     #[arg(long, value_name = "SIZE")]
     ring: Option<ByteSize>,
     /// A request larger than this is dropped whole and counted as too_large [default: 32MiB]
@@ -99,6 +131,15 @@ struct SourceFlags {
 #[serde(default, deny_unknown_fields)]
 struct RunConfig {
     capture: Vec<CaptureSpec>,
+    capture_ignore: Vec<NamePattern>,
+    capture_threads: usize,
+    bpf: Option<String>,
+    tunnel: Vec<Tunnel>,
+    vni: Vec<VniRule>,
+    track_response: bool,
+    track_response_body: ByteSize,
+    user: Option<Account>,
+    nice: u8,
     mirror: Vec<ListenAddress>,
     ring: ByteSize,
     max_exchange: ByteSize,
@@ -117,6 +158,15 @@ impl Default for RunConfig {
         let listener = reprise_listener::Config::default();
         RunConfig {
             capture: Vec::new(),
+            capture_ignore: Vec::new(),
+            capture_threads: listener.capture_threads,
+            bpf: None,
+            tunnel: Vec::new(),
+            vni: Vec::new(),
+            track_response: listener.track_response,
+            track_response_body: listener.track_response_body,
+            user: None,
+            nice: listener.nice,
             mirror: Vec::new(),
             ring: listener.ring,
             max_exchange: listener.max_exchange,
@@ -132,14 +182,26 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
+    /// Its first half is a listener.
     fn sources(&self) -> SourceSettings {
-        SourceSettings {
+        let listener = reprise_listener::Config {
             capture: self.capture.clone(),
+            capture_ignore: self.capture_ignore.clone(),
+            capture_threads: self.capture_threads,
+            bpf: self.bpf.clone(),
+            tunnel: self.tunnel.clone(),
+            vni: self.vni.clone(),
+            track_response: self.track_response,
+            track_response_body: self.track_response_body,
             mirror: self.mirror.clone(),
             ring: self.ring,
             max_exchange: self.max_exchange,
             memory: self.memory,
+            ..reprise_listener::Config::default()
+        };
+        SourceSettings {
             process: budget::RUN,
+            ..listener.sources()
         }
     }
 
@@ -174,17 +236,29 @@ impl RunConfig {
     }
 }
 
-pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: RunArgs) -> anyhow::Result<Work> {
     let Some(config) = settings::<RunConfig>(&args.file, &args.flags)? else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(done());
     };
+    let sources = config.sources();
+    sources.plan().budget()?;
+    capture::check(&sources.capture)?;
+    if !args.file.check {
+        confine(config.user.as_ref(), config.nice)?;
+    }
+    Ok(Box::pin(replay_here(config, sources, args.file.check)))
+}
+
+async fn replay_here(
+    config: RunConfig,
+    sources: SourceSettings,
+    check: bool,
+) -> anyhow::Result<ExitCode> {
     let targets = config.targets()?;
     if config.capture.is_empty() && config.mirror.is_empty() {
         bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
     }
-    let sources = config.sources();
-    sources.plan().budget()?;
-    if args.file.check {
+    if check {
         return checked();
     }
     let stop = reprise_node::lifecycle::shutdown_signal()?;
@@ -255,18 +329,27 @@ struct ListenerFlags {
     drain_timeout: Option<Duration>,
 }
 
-pub(crate) async fn listener(args: ListenerArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn listener(args: ListenerArgs) -> anyhow::Result<Work> {
     let Some(config) = settings::<reprise_listener::Config>(&args.file, &args.flags)? else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(done());
     };
     config.validate()?;
     if args.file.check {
-        return checked();
+        return Ok(Box::pin(async { checked() }));
     }
-    let stop = reprise_node::lifecycle::shutdown_signal()?;
-    let report = reprise_listener::run(config, stop).await?;
-    eprint!("{}", table::closing(&report));
-    Ok(ExitCode::SUCCESS)
+    confine(config.user.as_ref(), config.nice)?;
+    Ok(Box::pin(async move {
+        let stop = reprise_node::lifecycle::shutdown_signal()?;
+        let report = reprise_listener::run(config, stop).await?;
+        eprint!("{}", table::closing(&report));
+        Ok(ExitCode::SUCCESS)
+    }))
+}
+
+/// Gives up what a listener doesn't need: before there are threads, and before anything else is opened.
+fn confine(user: Option<&Account>, nice: u8) -> anyhow::Result<()> {
+    privileges::set_nice(nice)?;
+    user.map_or(Ok(()), privileges::drop_to)
 }
 
 const RELAY_EXAMPLES: &str = "\
@@ -411,6 +494,19 @@ where
         return Ok(None);
     }
     config::load(file.config.as_deref(), flags).map(Some)
+}
+
+fn done() -> Work {
+    Box::pin(async { Ok(ExitCode::SUCCESS) })
+}
+
+/// Flags that were not given stay out of what overrides the file.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn checked() -> anyhow::Result<ExitCode> {

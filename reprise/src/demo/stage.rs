@@ -49,25 +49,25 @@ impl Stage {
     /// # Errors
     /// One line: what can't be had.
     pub(crate) async fn embedded(scene: &Scene, capture: bool) -> anyhow::Result<Stage> {
-        let defaults = reprise_listener::Config::default();
         let (capture, mirror) = match capture {
             true => (scene.captures()?, Vec::new()),
             false => (Vec::new(), vec![ListenAddress::loopback(0)]),
         };
-        let sources = SourceSettings {
+        let listener = reprise_listener::Config {
             capture,
             mirror,
-            ring: defaults.ring,
-            max_exchange: defaults.max_exchange,
             memory: MEMORY,
-            process: budget::RUN,
+            ..reprise_listener::Config::default()
         };
         let config = EmbeddedConfig {
-            sources,
+            sources: SourceSettings {
+                process: budget::RUN,
+                ..listener.sources()
+            },
             targets: scene.targets()?,
             // In the same range as the parts of a fleet.
             admin: ListenAddress::loopback(Place::loopback().free()?.port()),
-            cpu_limit: defaults.cpu_limit,
+            cpu_limit: listener.cpu_limit,
             drain_timeout: DRAIN,
         };
         let embedded = Embedded::start(config).await?;
