@@ -207,9 +207,14 @@ impl Incoming {
             return Ok(None);
         }
         self.need = None;
-        let message = M::decode((&mut self.rope).take(length))
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok(Some(message))
+        // Of one chunk, as most are, prost reads numbers faster than across chunks.
+        let message = match self.rope.chunk().len() < length {
+            false => M::decode(self.rope.copy_to_bytes(length)),
+            true => M::decode((&mut self.rope).take(length)),
+        };
+        message
+            .map(Some)
+            .map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
