@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::message::LinkError;
 
@@ -23,8 +23,12 @@ pub(crate) const MAX_ANSWER: usize = 8 << 20;
 /// Payloads that wait for their batch, bytes: the largest exchange (64 MiB), its answer, and a batch of smaller ones.
 const MAX_WAITING: usize = 80 << 20;
 
-/// First room for a payload, bytes; past it room doubles.
+/// First room for a payload, bytes.
 const FIRST_ROOM: usize = 1 << 20;
+
+/// Room grows to so many times what came, up to the payload's length. Growing may copy what is there, so not in small
+/// steps; what is not written yet is not resident.
+const GROWTH: usize = 8;
 
 /// The payloads of the batch to come.
 #[derive(Debug, Default)]
@@ -37,7 +41,7 @@ pub(crate) struct Pieces {
 
 #[derive(Debug)]
 struct Open {
-    payload: BytesMut,
+    payload: Vec<u8>,
     length: usize,
 }
 
@@ -63,7 +67,7 @@ impl Pieces {
             return Err(refuse("a piece that is empty or too long"));
         }
         let open = self.open.get_or_insert_with(|| Open {
-            payload: BytesMut::new(),
+            payload: Vec::new(),
             length,
         });
         if open.length != length {
@@ -71,15 +75,16 @@ impl Pieces {
         }
         let after = open.payload.len() + data.len();
         if open.payload.capacity() < after {
-            let room = FIRST_ROOM.max(2 * after).min(length);
-            open.payload.reserve(room - open.payload.len());
+            let room = FIRST_ROOM.max(GROWTH * open.payload.len()).min(length);
+            open.payload
+                .reserve_exact(room.max(after) - open.payload.len());
         }
         open.payload.extend_from_slice(data);
         self.waiting += data.len();
         if after == length
             && let Some(open) = self.open.take()
         {
-            self.whole.push_back(open.payload.freeze());
+            self.whole.push_back(open.payload.into());
         }
         Ok(())
     }
