@@ -193,6 +193,7 @@ impl Shipper {
                 continue;
             }
             id += 1;
+            pace.sent();
             let settled_below = vec![(self.intake.epoch().clone(), below)];
             let batch = Batch {
                 id,

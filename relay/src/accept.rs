@@ -102,8 +102,11 @@ async fn answer(
             }
         }
         let (settlements, outstanding) = custody.take_settled();
-        if !settlements.is_empty() && up.send(Upstream::Settled(settlements)).await.is_err() {
-            return;
+        if !settlements.is_empty() {
+            pace.sent();
+            if up.send(Upstream::Settled(settlements)).await.is_err() {
+                return;
+            }
         }
         if input_ended.is_cancelled() && outstanding == 0 {
             return;

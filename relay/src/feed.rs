@@ -157,6 +157,7 @@ impl Feed {
                 continue;
             }
             id += 1;
+            pace.sent();
             let settled_below = self.watermarks.of(&parcels);
             let batch = Downstream::Batch(Batch {
                 id,

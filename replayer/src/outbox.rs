@@ -63,6 +63,9 @@ impl Outbox {
                 let settled = std::mem::take(&mut inner.settled);
                 (settled, std::mem::take(&mut inner.returned), inner.owed)
             };
+            if !(settled.is_empty() && returned.is_empty()) {
+                pace.sent();
+            }
             if !settled.is_empty() && up.send(Upstream::Settled(settled)).await.is_err() {
                 return;
             }
