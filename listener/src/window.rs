@@ -166,6 +166,7 @@ impl Window {
                 exchange: exchange.clone(),
                 target: None,
                 resent: slot.first_sent.map(|at| now.duration_since(at)),
+                claim: None,
             });
             slot.first_sent.get_or_insert(now);
             slot.stream = Some(stream);
