@@ -84,7 +84,7 @@ impl Sink {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         drop(inside);
         runtime.spawn(async move {
-            let mut server = reprise_proto::serve(socket, welcome());
+            let mut server = reprise_proto::serve(socket, welcome(), None);
             let take = |inlet| {
                 tokio::spawn(take(inlet, noted.clone(), bodies));
             };
