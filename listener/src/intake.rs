@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::budget::Budget;
 use crate::edge::Edge;
 use crate::shed::Shed;
-use crate::window::{Room, StreamId, Window};
+use crate::window::{Lost, Room, StreamId, Window};
 
 /// The listener's window and its books, shared by those who capture and the one who ships.
 #[derive(Debug)]
@@ -110,9 +110,9 @@ impl Intake {
     }
 
     /// The next parcels for a stream, and the number below which all is settled.
-    pub(crate) fn take(&self, stream: StreamId, most: Room) -> (Vec<Parcel>, u64) {
+    pub(crate) fn take(&self, stream: StreamId, batch: u64, most: Room) -> (Vec<Parcel>, u64) {
         let mut inner = self.lock();
-        let parcels = inner.window.take(stream, most, Instant::now());
+        let parcels = inner.window.take(stream, batch, most, Instant::now());
         (parcels, inner.window.settled_below())
     }
 
@@ -132,10 +132,21 @@ impl Intake {
     }
 
     /// A stream is gone; returns how many exchanges have to be sent again.
-    pub(crate) fn close(&self, stream: StreamId) -> usize {
-        let lost = self.lock().window.close(stream);
+    pub(crate) fn close(&self, stream: StreamId) -> Lost {
+        let mut inner = self.lock();
+        let lost = inner.window.close(stream);
+        inner.books.settle_all(Disposition::Unknown, lost.entrusted);
+        if inner.window.unsettled() == 0 {
+            self.emptied.notify_waiters();
+        }
+        drop(inner);
         self.changed.notify_one();
         lost
+    }
+
+    /// The relay of a stream has custody of a batch and of all before it.
+    pub(crate) fn accepted(&self, stream: StreamId, batch: u64) {
+        self.lock().window.accepted(stream, batch);
     }
 
     /// What is on a stream and not settled.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::intake::Intake;
-use crate::window::{Room, StreamId};
+use crate::window::{Lost, Room, StreamId};
 
 /// A batch that is this large is sent at once, a smaller one in its turn ([`Pace`]).
 const BATCH: Room = Room {
@@ -66,6 +66,8 @@ pub(crate) async fn ship(
         hello,
         health,
         streams: 0,
+        // In one process, what the relay holds is what we hold.
+        entrusts: matches!(relays, Relays::Network(_)),
         avoid: HashMap::new(),
     };
     match relays {
@@ -100,6 +102,7 @@ struct Shipper {
     hello: Hello,
     health: Health,
     streams: u64,
+    entrusts: bool,
     avoid: HashMap<String, Instant>,
 }
 
@@ -159,6 +162,7 @@ impl Shipper {
         let reader = tokio::spawn(settle(
             self.intake.clone(),
             stream,
+            self.entrusts,
             relay.to_owned(),
             up,
             state,
@@ -190,7 +194,7 @@ impl Shipper {
                 }
                 pace.turn().await;
             }
-            let (parcels, below) = self.intake.take(stream, BATCH);
+            let (parcels, below) = self.intake.take(stream, id + 1, BATCH);
             full = is_full(&parcels);
             if parcels.is_empty() {
                 continue;
@@ -222,6 +226,7 @@ fn is_full(parcels: &[Parcel]) -> bool {
 async fn settle(
     intake: Arc<Intake>,
     stream: StreamId,
+    entrusts: bool,
     relay: String,
     mut up: mpsc::Receiver<Result<Upstream, LinkError>>,
     state: watch::Sender<StreamState>,
@@ -235,7 +240,8 @@ async fn settle(
                 info!(relay, outstanding, "relay is leaving: {reason}");
                 state.send_replace(StreamState::Leaving);
             }
-            // Custody frees nothing here: what a relay holds in memory dies with it.
+            // What a relay holds in memory dies with it, so custody frees only what is too large to be kept here.
+            Ok(Upstream::Accepted(batch)) if entrusts => intake.accepted(stream, batch),
             Ok(Upstream::Accepted(_)) => {}
             Ok(Upstream::Returned(parcels)) => {
                 debug!(
@@ -247,7 +253,16 @@ async fn settle(
             Err(error) => end = Some(error),
         }
     }
-    let resend = intake.close(stream);
+    let Lost {
+        again: resend,
+        entrusted,
+    } = intake.close(stream);
+    if entrusted > 0 {
+        warn!(
+            relay,
+            entrusted, "large exchanges were at this relay alone: they are unknown"
+        );
+    }
     match end {
         Some(error) => warn!(relay, resend, "lost the relay: {error}"),
         None if resend > 0 => warn!(relay, resend, "the relay left with unsettled exchanges"),

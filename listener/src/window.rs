@@ -4,6 +4,10 @@
 //! for the stream that is open, first those whose stream broke, then new ones, both in order. What may be lost:
 //! when the budget is used up, or the window is full in exchanges, a new request is refused and its caller counts it;
 //! what is in the window is never dropped by it. No I/O and no clock: time is handed in.
+//!
+//! A request that takes a large part of the room that is left is entrusted to its relay as soon as that has custody: its
+//! bytes are let go here, and it can't be sent again. A relay that dies takes it along, and it ends as unknown. The
+//! alternative is to have no room for the next one, which is lost for certain.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -35,16 +39,40 @@ pub struct Full;
 
 #[derive(Debug)]
 struct Slot {
-    /// `None` once settled.
-    exchange: Option<Arc<Exchange>>,
+    content: Content,
     stream: Option<StreamId>,
     first_sent: Option<Instant>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
+enum Content {
+    Here(Arc<Exchange>),
+    /// Its bytes, so many, are at the relay alone.
+    Entrusted(usize),
+    Settled,
+}
+
+impl Slot {
+    fn is_settled(&self) -> bool {
+        matches!(self.content, Content::Settled)
+    }
+}
+
+/// What ended with a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// Exchanges to be sent again.
+    pub again: usize,
+    /// Exchanges that only the relay had.
+    pub entrusted: u64,
+}
+
+#[derive(Debug)]
 struct Outstanding {
     credit: Room,
     used: Room,
+    /// Large exchanges by the batch that they went with, until the relay has custody.
+    large: VecDeque<(u64, u64)>,
 }
 
 /// Unsettled exchanges of one epoch, in order of sequence.
@@ -75,6 +103,12 @@ const SLOT: usize = 2 * size_of::<Slot>() + 2 * size_of::<u64>();
 /// What an exchange costs besides its own size: the counters of its `Arc`, and what the allocator adds to each of its
 /// four or five allocations. Measured with glibc: 33 to 42 bytes.
 const OVERHEAD: usize = 48;
+
+/// An exchange that takes more than this part of the room that is left is entrusted.
+const LARGE_PART: usize = 8;
+
+/// Smaller ones never are.
+const LARGE: usize = 256 * 1024;
 
 /// Queues with less room than this are not made smaller.
 const SMALL: usize = 1024;
@@ -117,7 +151,7 @@ impl Window {
         self.used.bytes += size;
         self.used.exchanges += 1;
         self.slots.push_back(Slot {
-            exchange: Some(Arc::new(Exchange { id, request })),
+            content: Content::Here(Arc::new(Exchange { id, request })),
             stream: None,
             first_sent: None,
         });
@@ -130,13 +164,18 @@ impl Window {
             bytes: 0,
             exchanges: 0,
         };
-        self.streams.insert(stream, Outstanding { credit, used });
+        let outstanding = Outstanding {
+            credit,
+            used,
+            large: VecDeque::new(),
+        };
+        self.streams.insert(stream, outstanding);
     }
 
-    /// The next parcels for a stream, at most `most`, within its credit. A parcel larger than all the credit goes
-    /// alone.
-    pub fn take(&mut self, stream: StreamId, most: Room, now: Instant) -> Vec<Parcel> {
-        let Some(mut outstanding) = self.streams.get(&stream).copied() else {
+    /// The next parcels for a stream, at most `most`, within its credit, for a batch of that number. A parcel larger than
+    /// all the credit goes alone.
+    pub fn take(&mut self, stream: StreamId, batch: u64, most: Room, now: Instant) -> Vec<Parcel> {
+        let Some(outstanding) = self.streams.get_mut(&stream) else {
             return Vec::new();
         };
         let mut parcels: Vec<Parcel> = Vec::new();
@@ -150,7 +189,7 @@ impl Window {
                 .or((self.fresh < end).then_some(self.fresh));
             let Some(sequence) = next else { break };
             let slot = &mut self.slots[(sequence - self.base) as usize];
-            let Some(exchange) = &slot.exchange else {
+            let Content::Here(exchange) = &slot.content else {
                 // Settled by the answer of another stream while it waited to be sent again.
                 self.lost.remove(&sequence);
                 self.fresh = self.fresh.max(sequence + 1);
@@ -172,13 +211,43 @@ impl Window {
             slot.stream = Some(stream);
             outstanding.used.bytes += size;
             outstanding.used.exchanges += 1;
+            if size >= LARGE {
+                outstanding.large.push_back((batch, sequence));
+            }
             bytes += size;
             if !self.lost.remove(&sequence) {
                 self.fresh = sequence + 1;
             }
         }
-        self.streams.insert(stream, outstanding);
         parcels
+    }
+
+    /// The relay has custody of a batch and of all before it: lets go of what is too large to be kept.
+    pub fn accepted(&mut self, stream: StreamId, batch: u64) {
+        let Some(outstanding) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        while let Some((of, sequence)) = outstanding.large.front().copied()
+            && of <= batch
+        {
+            outstanding.large.pop_front();
+            let Some(slot) = sequence
+                .checked_sub(self.base)
+                .and_then(|index| self.slots.get_mut(usize::try_from(index).ok()?))
+            else {
+                continue;
+            };
+            let Content::Here(exchange) = &slot.content else {
+                continue;
+            };
+            let size = exchange.request.size();
+            let left = self.budget.limit().saturating_sub(self.budget.used());
+            if slot.stream == Some(stream) && size > left / LARGE_PART {
+                slot.content = Content::Entrusted(size);
+                self.used.bytes -= size;
+                self.budget.give(size);
+            }
+        }
     }
 
     /// An exchange ended. False where it had ended before, or never was.
@@ -193,23 +262,29 @@ impl Window {
         if slot.first_sent.is_none() {
             return false;
         }
-        let Some(exchange) = slot.exchange.take() else {
-            return false;
+        let size = match std::mem::replace(&mut slot.content, Content::Settled) {
+            Content::Here(exchange) => {
+                let size = exchange.request.size();
+                self.used.bytes -= size;
+                self.budget.give(size);
+                size
+            }
+            Content::Entrusted(size) => size,
+            Content::Settled => return false,
         };
-        let size = exchange.request.size();
-        self.used.bytes -= size;
         self.used.exchanges -= 1;
-        self.budget.give(size + OVERHEAD);
+        self.budget.give(OVERHEAD);
         if let Some(outstanding) = slot.stream.take().and_then(|s| self.streams.get_mut(&s)) {
             outstanding.used.bytes -= size;
             outstanding.used.exchanges -= 1;
         }
         self.lost.remove(&sequence);
-        while self
-            .slots
-            .front()
-            .is_some_and(|slot| slot.exchange.is_none())
-        {
+        self.forget_settled();
+        true
+    }
+
+    fn forget_settled(&mut self) {
+        while self.slots.front().is_some_and(Slot::is_settled) {
             self.slots.pop_front();
             self.budget.give(SLOT);
             self.base += 1;
@@ -219,22 +294,38 @@ impl Window {
             self.slots.shrink_to(room / 2);
         }
         self.fresh = self.fresh.max(self.base);
-        true
     }
 
-    /// A stream is gone: what was on it and isn't settled goes first on the next. Returns how many those are.
-    pub fn close(&mut self, stream: StreamId) -> usize {
+    /// A stream is gone: what was on it and isn't settled goes first on the next, but for what was entrusted, which the
+    /// caller counts.
+    pub fn close(&mut self, stream: StreamId) -> Lost {
+        let mut lost = Lost {
+            again: 0,
+            entrusted: 0,
+        };
         if self.streams.remove(&stream).is_none() {
-            return 0;
+            return lost;
         }
-        let mut lost = 0;
         for (sequence, slot) in (self.base..).zip(&mut self.slots) {
-            if slot.stream == Some(stream) {
-                slot.stream = None;
-                self.lost.insert(sequence);
-                lost += 1;
+            if slot.stream != Some(stream) {
+                continue;
+            }
+            slot.stream = None;
+            match slot.content {
+                Content::Here(_) => {
+                    self.lost.insert(sequence);
+                    lost.again += 1;
+                }
+                Content::Entrusted(_) => {
+                    slot.content = Content::Settled;
+                    self.used.exchanges -= 1;
+                    self.budget.give(OVERHEAD);
+                    lost.entrusted += 1;
+                }
+                Content::Settled => {}
             }
         }
+        self.forget_settled();
         lost
     }
 
@@ -269,7 +360,7 @@ impl Window {
     pub fn give_up(&mut self) -> (u64, u64) {
         let exchanges = self.used.bytes + self.used.exchanges * OVERHEAD;
         self.budget.give(exchanges + self.slots.len() * SLOT);
-        let left = self.slots.drain(..).filter(|slot| slot.exchange.is_some());
+        let left = self.slots.drain(..).filter(|slot| !slot.is_settled());
         let (sent, unsent): (Vec<Slot>, Vec<Slot>) =
             left.partition(|slot| slot.first_sent.is_some());
         self.used = Room {
@@ -323,12 +414,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_large_is_entrusted_once_it_is_in_custody() {
+        let budget = Arc::new(Budget::new(4 << 20));
+        let epoch = Arc::new(Epoch::new("l", 1));
+        let mut window = Window::new(epoch, 9, budget.clone());
+        for body in [10, 1 << 20, 1 << 20, 10] {
+            assert!(window.admit(request(body)).is_ok());
+        }
+        let stream = StreamId(1);
+        window.open(stream, MANY);
+        assert_eq!(
+            sequences(&window.take(stream, 1, MANY, Instant::now())),
+            [0, 1, 2, 3]
+        );
+        assert!(window.settle(1));
+        window.accepted(stream, 0);
+        let before = budget.used();
+        window.accepted(stream, 1);
+        assert!(before - budget.used() > 1 << 20);
+        assert_eq!((window.unsettled(), window.outstanding(stream)), (3, 3));
+        // The relay dies with the one that it was entrusted with; the small ones are sent again.
+        let lost = window.close(stream);
+        assert_eq!((lost.again, lost.entrusted), (2, 1));
+        assert!(!window.settle(2));
+        window.open(StreamId(2), MANY);
+        let again = window.take(StreamId(2), 1, MANY, Instant::now());
+        assert_eq!(sequences(&again), [0, 3]);
+        assert!(window.settle(0) && window.settle(3));
+        assert_eq!((window.unsettled(), budget.used()), (0, 0));
+    }
+
+    #[test]
     fn a_full_window_refuses_and_recovers() {
         let mut window = window(2);
         assert!(window.admit(request(0)).is_ok() && window.admit(request(0)).is_ok());
         assert!(window.admit(request(0)).is_err());
         window.open(StreamId(1), MANY);
-        window.take(StreamId(1), MANY, Instant::now());
+        window.take(StreamId(1), 1, MANY, Instant::now());
         assert!(window.settle(1));
         assert!(window.admit(request(0)).is_ok());
         assert!(window.admit(request(0)).is_err());
@@ -346,7 +468,7 @@ mod tests {
         budget.give(1 << 20);
         assert!(budget.is_over() && window.admit(request(0)).is_err());
         window.open(StreamId(1), MANY);
-        window.take(StreamId(1), MANY, Instant::now());
+        window.take(StreamId(1), 1, MANY, Instant::now());
         assert!(window.settle(0));
         assert_eq!(budget.used(), 0);
         window.admit(request(100)).unwrap();
@@ -361,7 +483,7 @@ mod tests {
             window.admit(request(1000)).unwrap();
         }
         window.open(StreamId(1), MANY);
-        window.take(StreamId(1), MANY, Instant::now());
+        window.take(StreamId(1), 1, MANY, Instant::now());
         for sequence in 1..500 {
             assert!(window.settle(sequence));
         }
@@ -386,11 +508,11 @@ mod tests {
             exchanges: 2,
             ..MANY
         };
-        assert_eq!(sequences(&window.take(StreamId(1), two, now)), [0, 1]);
+        assert_eq!(sequences(&window.take(StreamId(1), 1, two, now)), [0, 1]);
         assert!(window.settle(0));
-        assert_eq!(window.close(StreamId(1)), 1);
+        assert_eq!(window.close(StreamId(1)).again, 1);
         window.open(StreamId(2), MANY);
-        let parcels = window.take(StreamId(2), MANY, now);
+        let parcels = window.take(StreamId(2), 1, MANY, now);
         assert_eq!(sequences(&parcels), [1, 2]);
         assert!(parcels[0].resent.is_some() && parcels[1].resent.is_none());
         // The late answer of the first stream and that of the second count once.
@@ -411,12 +533,12 @@ mod tests {
                 exchanges: 2,
             },
         );
-        assert_eq!(sequences(&window.take(StreamId(1), MANY, now)), [0, 1]);
-        assert!(window.take(StreamId(1), MANY, now).is_empty());
+        assert_eq!(sequences(&window.take(StreamId(1), 1, MANY, now)), [0, 1]);
+        assert!(window.take(StreamId(1), 1, MANY, now).is_empty());
         window.settle(0);
-        assert!(window.take(StreamId(1), MANY, now).is_empty());
+        assert!(window.take(StreamId(1), 1, MANY, now).is_empty());
         window.settle(1);
-        assert_eq!(sequences(&window.take(StreamId(1), MANY, now)), [2]);
+        assert_eq!(sequences(&window.take(StreamId(1), 1, MANY, now)), [2]);
     }
 
     #[test]
@@ -459,7 +581,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Admit => admitted += u64::from(window.admit(request(1)).is_ok()),
-                    Step::Take => sent.extend(sequences(&window.take(stream, MANY, now))),
+                    Step::Take => sent.extend(sequences(&window.take(stream, 1, MANY, now))),
                     Step::Settle(n) if !sent.is_empty() => {
                         let sequence = sent[n as usize % sent.len()];
                         if window.settle(sequence) {
@@ -478,7 +600,7 @@ mod tests {
             window.close(stream);
             stream = StreamId(stream.0 + 1);
             window.open(stream, MANY);
-            for sequence in sequences(&window.take(stream, MANY, now)) {
+            for sequence in sequences(&window.take(stream, 1, MANY, now)) {
                 prop_assert!(window.settle(sequence));
                 *settled.entry(sequence).or_default() += 1;
             }
