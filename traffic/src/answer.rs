@@ -39,7 +39,7 @@ impl AnswerHead {
         Ok(AnswerHead {
             status,
             minor,
-            fields: Fields::new(raw.clone(), response.headers),
+            fields: Fields::new(raw.clone(), &raw, response.headers),
         })
     }
 

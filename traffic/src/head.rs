@@ -37,11 +37,11 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Of headers that were found in `raw`.
-    pub(crate) fn new(raw: Bytes, headers: &[httparse::Header<'_>]) -> Fields {
+    /// Of headers that were found in `text`, which is `raw` or what [`masked`] made of it.
+    pub(crate) fn new(raw: Bytes, text: &[u8], headers: &[httparse::Header<'_>]) -> Fields {
         let span = |h: &httparse::Header<'_>| {
-            let name = Span::of(h.name.as_bytes(), &raw);
-            (name, Span::of(h.value, &raw))
+            let name = Span::of(h.name.as_bytes(), text);
+            (name, Span::of(h.value, text))
         };
         let spans = headers.iter().map(span).collect();
         Fields { raw, spans }
@@ -101,16 +101,27 @@ impl Head {
     /// # Errors
     /// When the head isn't one that every parser reads in the same way.
     pub fn parse(raw: Bytes) -> Result<Head, HeadError> {
+        match Head::parse_as(&raw, &raw) {
+            Err(HeadError::Malformed) => {
+                let text = masked(&raw).ok_or(HeadError::Malformed)?;
+                Head::parse_as(&raw, &text)
+            }
+            result => result,
+        }
+    }
+
+    /// As `text` has it, where every part lies in the same place.
+    fn parse_as(raw: &Bytes, text: &[u8]) -> Result<Head, HeadError> {
         let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut slots);
-        match request.parse(&raw) {
+        match request.parse(text) {
             Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
             Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
             Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
             Err(_) => return Err(HeadError::Malformed),
         }
-        if has_bare_line_feed(&raw) {
+        if has_bare_line_feed(raw) {
             return Err(HeadError::BareLineFeed);
         }
         let (Some(method), Some(target), Some(minor)) =
@@ -119,14 +130,14 @@ impl Head {
             return Err(HeadError::Malformed);
         };
         let (method, target) = (
-            Span::of(method.as_bytes(), &raw),
-            Span::of(target.as_bytes(), &raw),
+            Span::of(method.as_bytes(), text),
+            Span::of(target.as_bytes(), text),
         );
         Ok(Head {
             method,
             target,
             minor,
-            fields: Fields::new(raw.clone(), request.headers),
+            fields: Fields::new(raw.clone(), text, request.headers),
         })
     }
 
@@ -195,6 +206,29 @@ impl fmt::Debug for Head {
     }
 }
 
+/// The same with the control characters in values made harmless, where there are any. RFC 9110 §5.5 lets them pass in
+/// all but CR, LF and NUL; the parser doesn't. In a header that decides about framing they stay.
+fn masked(raw: &[u8]) -> Option<Vec<u8>> {
+    let is_control = |byte: &u8| matches!(byte, 0x01..=0x08 | 0x0b | 0x0c | 0x0e..=0x1f | 0x7f);
+    let mut text = raw.to_vec();
+    let mut changed = false;
+    for line in text.split_mut(|b| *b == b'\n').skip(1) {
+        let Some(colon) = memchr::memchr(b':', line) else {
+            continue;
+        };
+        let (name, value) = line.split_at_mut(colon);
+        let frames = [&b"content-length"[..], b"transfer-encoding"];
+        if frames.iter().any(|n| name.eq_ignore_ascii_case(n)) {
+            continue;
+        }
+        for byte in value.iter_mut().filter(|b| is_control(b)) {
+            *byte = b'_';
+            changed = true;
+        }
+    }
+    changed.then_some(text)
+}
+
 fn has_bare_line_feed(raw: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', raw).any(|at| at == 0 || raw[at - 1] != b'\r')
 }
@@ -235,6 +269,31 @@ mod tests {
             let raw = format!("GET {target} HTTP/1.1\r\n\r\n");
             let head = Head::parse(Bytes::from(raw)).unwrap();
             assert_eq!(head.path_and_query(), path.as_bytes(), "{target}");
+        }
+    }
+
+    #[test]
+    fn control_characters_in_values_are_kept_as_captured() {
+        let head = head("GET / HTTP/1.1\r\nHost: x\r\nA: \x01b\x7f\x0b \r\nC: d\r\n\r\n").unwrap();
+        assert_eq!(head.header("a"), Some(&b"\x01b\x7f\x0b"[..]));
+        assert_eq!(head.header("c"), Some(&b"d"[..]));
+        assert_eq!(head.headers().count(), 3);
+    }
+
+    #[test]
+    fn control_characters_elsewhere_are_refused() {
+        for lines in [
+            "A: b\0\r\n",
+            "A: b\rc\r\n",
+            "A\x01: b\r\n",
+            "\x01A: b\r\n",
+            "Content-Length: 5\x0b\r\n",
+            "Transfer-Encoding: \x0bchunked\r\n",
+            "A: \x01\r\n \x01\r\n",
+        ] {
+            let raw = format!("GET / HTTP/1.1\r\n{lines}\r\n");
+            let refused = Head::parse(Bytes::from(raw)).unwrap_err();
+            assert_eq!(refused, HeadError::Malformed, "{}", lines.escape_debug());
         }
     }
 
