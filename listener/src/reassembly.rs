@@ -365,6 +365,8 @@ impl Reassembler {
 }
 
 #[cfg(test)]
+mod doubt_tests;
+#[cfg(test)]
 mod pairing_tests;
 #[cfg(test)]
 mod tests;
