@@ -1,6 +1,6 @@
-# The whole interface: make demo, make test, make lint. Each installs what it needs and says so.
+# The whole interface: make demo, make test, make lint, make bench. Each installs what it needs and says so.
 
-.PHONY: demo test lint setup
+.PHONY: demo test lint bench setup
 
 # A small production site, a staging copy and a cluster between them; ARGS=--cluster for real processes and etcd.
 demo: setup
@@ -15,6 +15,12 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny check bans licenses sources
+
+# What capture costs on this machine, as root, into bench/RESULTS.md; ARGS=--quick, or ARGS='--only cost,latency'.
+bench:
+	@deploy/setup.sh bench
+	cargo build --release --bin reprise
+	cargo run --release --bin bench -- $(ARGS)
 
 setup:
 	@deploy/setup.sh

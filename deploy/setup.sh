@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Reprise needs to be built, demonstrated and tested, where it is missing. Changes nothing and returns at
-# once where all is there. Usage: deploy/setup.sh [lint]; `lint` adds the tools that `make lint` needs.
+# once where all is there. Usage: deploy/setup.sh [lint|bench]; each adds the tools that `make lint` or `make bench` needs.
 set -euo pipefail
 
 # PACKAGE:PROBE; the package is missing when its probe, a command or an absolute path, is.
@@ -21,6 +21,7 @@ needs=(
     openssl:openssl
     ca-certificates:/etc/ssl/certs/ca-certificates.crt
 )
+[[ ${1:-} == bench ]] && needs+=(ethtool:ethtool)
 # Daemons that Debian starts on installation; we start our own on ports of our own.
 daemons=(etcd-server:etcd nginx-light:nginx)
 cargo_deny=0.20.2

@@ -206,6 +206,22 @@ impl Cluster {
         Ok(self.part_mut(name)?.process.ended()?.is_none())
     }
 
+    /// The id of a part's process.
+    ///
+    /// # Errors
+    /// When there is no such part.
+    pub fn id(&self, name: &str) -> Result<u32> {
+        Ok(self.part(name)?.process.id())
+    }
+
+    /// Sends a part a signal.
+    ///
+    /// # Errors
+    /// When there is no such part, or it has ended.
+    pub fn signal(&mut self, name: &str, signal: Signal) -> Result<()> {
+        self.part_mut(name)?.process.signal(signal)
+    }
+
     /// Kills a part with SIGKILL.
     ///
     /// # Errors
@@ -214,6 +230,28 @@ impl Cluster {
         self.part_mut(name)?.process.kill();
         self.parts.remove(name);
         Ok(())
+    }
+
+    /// Holds a part's process still (SIGSTOP), or lets it go on (SIGCONT). Its peers get no word of it.
+    ///
+    /// # Errors
+    /// When there is no such part.
+    pub fn hold(&mut self, name: &str, still: bool) -> Result<()> {
+        let signal = if still { Signal::STOP } else { Signal::CONT };
+        self.part_mut(name)?.process.signal(signal)
+    }
+
+    /// The most bytes that a part's process had in memory so far (`VmHWM`).
+    ///
+    /// # Errors
+    /// When there is no such part, or the system can't say.
+    pub fn peak_memory(&self, name: &str) -> Result<u64> {
+        let status = format!("/proc/{}/status", self.part(name)?.process.id());
+        let status = std::fs::read_to_string(&status).with_context(|| format!("read {status}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.context("no VmHWM")?.parse().context("read VmHWM")?;
+        Ok(kib << 10)
     }
 
     /// Tells a part to stop (SIGTERM) and waits until it has.
@@ -336,6 +374,12 @@ impl Books {
     /// True when nothing is in flight and nothing unaccounted for.
     pub fn balance(&self) -> bool {
         self.epochs.iter().all(EpochReport::balances_at_rest)
+    }
+
+    /// How often something happened at the edge of the capture, over all listeners.
+    pub fn edge(&self, event: &str) -> u64 {
+        let counts = self.epochs.iter().filter_map(|epoch| epoch.edge.get(event));
+        counts.sum()
     }
 
     /// How a target's exchanges ended, over all listeners.

@@ -32,7 +32,16 @@ impl Nginx {
     /// # Errors
     /// When it can't be started or doesn't answer.
     pub fn start(place: &Place) -> Result<Nginx> {
-        Nginx::start_with(place, "")
+        Nginx::start_with(place, |prefix, address| configuration(prefix, address, ""))
+    }
+
+    /// Starts one with a single worker that answers 200 as cheaply as it can, reads bodies only to be rid of them, and
+    /// keeps no log: production for measurements.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn start_plain(place: &Place) -> Result<Nginx> {
+        Nginx::start_with(place, |_, address| plain(address))
     }
 
     /// Starts one that besides terminates TLS on a unix socket ([`Nginx::tls_socket`]), passes the requests on to
@@ -60,20 +69,24 @@ impl Nginx {
         }}
     }}"
         );
-        Nginx::start_with(place, &server)
+        let dir = directory()?;
+        certify(place, &dir)?;
+        let config = |prefix: &str, address| configuration(prefix, address, &server);
+        Nginx::start_in(dir, place, config)
     }
 
-    fn start_with(place: &Place, extra: &str) -> Result<Nginx> {
-        let dir = tempfile::Builder::new()
-            .prefix("reprise-nginx-")
-            .tempdir()?;
+    fn start_with(place: &Place, config: impl FnOnce(&str, SocketAddr) -> String) -> Result<Nginx> {
+        Nginx::start_in(directory()?, place, config)
+    }
+
+    fn start_in(
+        dir: TempDir,
+        place: &Place,
+        config: impl FnOnce(&str, SocketAddr) -> String,
+    ) -> Result<Nginx> {
         let address = place.free()?;
-        if !extra.is_empty() {
-            certify(place, &dir)?;
-        }
         let prefix = dir.path().to_str().context("path of nginx")?;
-        let config = configuration(prefix, address, extra);
-        fs::write(dir.path().join("nginx.conf"), config)?;
+        fs::write(dir.path().join("nginx.conf"), config(prefix, address))?;
         // The master ends its workers itself when it is told to, not when it is killed.
         let mut command = place.command_ending_by("TERM", "nginx");
         command.args(["-p", prefix, "-c", "nginx.conf", "-e", "error.log"]);
@@ -138,6 +151,36 @@ impl Drop for Nginx {
             let _ = self.process.wait(LIMIT);
         }
     }
+}
+
+fn directory() -> Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    Ok(builder.prefix("reprise-nginx-").tempdir()?)
+}
+
+/// A server that does next to nothing itself.
+fn plain(address: SocketAddr) -> String {
+    format!(
+        "daemon off;
+worker_processes 1;
+pid nginx.pid;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    client_max_body_size 0;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    scgi_temp_path scgi;
+    uwsgi_temp_path uwsgi;
+    server {{
+        listen {address};
+        location / {{ return 200 ok; }}
+    }}
+}}
+"
+    )
 }
 
 /// A server that passes on to an inner one: only a proxy reads a body to its end before it answers.

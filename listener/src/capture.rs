@@ -1,4 +1,4 @@
-//! Live capture: one thread and one ring for each [`CaptureSpec`].
+//! Live capture: all interfaces of a listener by one ring and one thread, or by several that share the connections.
 //!
 //! What enters: packets off the wire, chosen by a filter in the kernel. What leaves: whole requests, into a sink
 //! that must not wait.
@@ -6,38 +6,107 @@
 //! behind lose, they count.
 //!
 //! capture --packets--> reassembly. When the ring is full: the kernel drops and counts; the wire cannot wait.
+//!
+//! A packet that several interfaces show, as a bridge and its ports do, comes several times to the same reassembly,
+//! which knows it by its place in the stream.
 
+mod cooked;
 mod device;
+mod filter;
+mod interfaces;
+mod opening;
+mod pattern;
+mod program;
+mod scope;
+mod socket;
 mod spec;
+mod tunnel;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use reprise_traffic::exchange::Captured;
 
+use crate::budget::Budget;
 use crate::edge::Edge;
-use crate::packet::Decoder;
-use crate::reassembly::Limits;
-use device::Device;
+use crate::packet::{DecodeSettings, Decoder, VniRule};
+use crate::reassembly::{self, Answers, Limits, Ports};
+use crate::shed::Shed;
+use device::{Device, Fanout, SNAP_LENGTH};
+use interfaces::Present;
+pub use pattern::{NamePattern, PatternError};
+use program::Body;
+use scope::Scope;
 pub use spec::{CaptureSpec, Place, SpecError};
-use worker::Worker;
+pub use tunnel::{Tunnel, TunnelError, TunnelKind};
+use worker::{Worker, now_ns};
 
-/// How to capture.
+/// More threads than any machine's share for a bystander.
+pub const MOST_THREADS: usize = 64;
+
+/// The smallest ring of a thread: some blocks of one packet each at most.
+pub const LEAST_RING: usize = 4 * SNAP_LENGTH as usize;
+
+/// What to capture, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Bytes of each capture's ring, which the kernel allocates.
+    /// Where, and which ports.
+    pub specs: Vec<CaptureSpec>,
+    /// Interfaces that are left out, whatever the specs say.
+    pub ignore: Vec<NamePattern>,
+    /// Bytes of the rings of all threads together, which the kernel allocates.
     pub ring: usize,
-    /// Bounds of the reassembly. The byte budget is shared out among the captures.
+    /// Each follows its share of the connections.
+    pub threads: usize,
+    /// Tunnels to look into.
+    pub tunnels: Vec<Tunnel>,
+    /// Of which virtual networks.
+    pub vni: Vec<VniRule>,
+    /// A filter (pcap-filter(7), over IP packets) in the place of the one made of ports.
+    pub bpf: Option<String>,
+    /// What of the servers' answers is needed.
+    pub answers: Answers,
+    /// Bounds of the reassembly.
     pub limits: Limits,
+    /// What its bytes come out of.
+    pub budget: Arc<Budget>,
+    /// Which sessions are left out.
+    pub shed: Option<Arc<Shed>>,
+}
+
+impl Settings {
+    /// Tunnels are looked into where they are asked for: a host's own traffic shows up outside of them too.
+    fn decoding(&self) -> DecodeSettings {
+        let ports = |kind| {
+            let of_kind = self.tunnels.iter().filter(move |t| t.kind == kind);
+            of_kind.map(|t| t.port).collect()
+        };
+        DecodeSettings {
+            tunnels: !self.tunnels.is_empty() || self.bpf.is_some(),
+            vxlan_ports: ports(TunnelKind::Vxlan),
+            geneve_ports: ports(TunnelKind::Geneve),
+            vni: self.vni.iter().copied().collect(),
+        }
+    }
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            ring: 64 << 20,
+            specs: Vec::new(),
+            ignore: Vec::new(),
+            ring: 16 << 20,
+            threads: 1,
+            tunnels: Vec::new(),
+            vni: Vec::new(),
+            bpf: None,
+            answers: Answers::Unseen,
             limits: Limits::default(),
+            budget: Arc::new(Budget::new(64 << 20)),
+            shed: None,
         }
     }
 }
@@ -55,85 +124,165 @@ pub enum CaptureError {
     },
     /// The process may not open packet sockets.
     #[error(
-        "capture {spec} needs the capability CAP_NET_RAW: run as root, or `setcap cap_net_raw+ep` the executable"
+        "capture {spec} needs the capability CAP_NET_RAW: run as root, `setcap cap_net_raw+ep` the executable, or set \
+         AmbientCapabilities=CAP_NET_RAW in its systemd unit"
     )]
     NoRights {
-        /// The first that needs it.
-        spec: CaptureSpec,
+        /// What needs it.
+        spec: String,
     },
     /// The interface is there, but down.
     #[error("capture {spec}: the interface is down")]
     Down {
         /// Where.
-        spec: CaptureSpec,
+        spec: String,
     },
-    /// Requests would be reported twice.
-    #[error("captures {first} and {second} would both take port {port}: leave one out")]
-    Twice {
-        /// One of them.
-        first: CaptureSpec,
-        /// The other.
-        second: CaptureSpec,
-        /// In both.
-        port: u16,
+    /// The same packets would reach two threads, once wrapped and once not.
+    #[error(
+        "--tunnel on several interfaces needs --capture-threads 1: with more, a request seen within a tunnel and \
+         outside would be reported twice"
+    )]
+    Twice,
+    /// A filter that libpcap doesn't understand.
+    #[error("cannot compile the filter {expression:?}: {reason}")]
+    Filter {
+        /// As written, or as made of ports.
+        expression: String,
+        /// libpcap's words.
+        reason: String,
     },
+    /// More than the kernel takes.
+    #[error(
+        "the capture's filter has {instructions} instructions, the kernel takes 4096: name fewer ports or interfaces"
+    )]
+    FilterTooLong {
+        /// Of the shortest program for it.
+        instructions: usize,
+    },
+    /// A setting out of its range.
+    #[error("{0}")]
+    Setting(String),
     /// Packets that nobody here can read.
     #[error("capture {spec}: packets of link type {number} can't be decoded")]
     LinkType {
         /// Where.
-        spec: CaptureSpec,
+        spec: String,
         /// libpcap's number.
         number: i32,
     },
-    /// Whatever else libpcap says.
+    /// Whatever else libpcap or the system says.
     #[error("open capture {spec}: {reason}")]
     Open {
         /// Where.
-        spec: CaptureSpec,
-        /// libpcap's words.
+        spec: String,
+        /// Their words.
         reason: String,
     },
+    /// The system doesn't say which interfaces there are.
+    #[error("list the network interfaces: {0}")]
+    Interfaces(std::io::Error),
     /// No thread could be started.
-    #[error("start the thread of capture {spec}: {source}")]
-    Thread {
-        /// For which.
-        spec: CaptureSpec,
-        /// The system's words.
-        source: std::io::Error,
-    },
+    #[error("start a capture thread: {0}")]
+    Thread(std::io::Error),
 }
 
 /// Captures whose rings fill already, but whose packets nobody reads yet.
 pub struct Opened {
-    devices: Vec<(CaptureSpec, Device)>,
-    settings: Settings,
+    devices: Vec<Device>,
+    fanout: Option<Fanout>,
+    scope: Arc<Scope>,
+    present: Present,
+    ring: usize,
+    reassembly: reassembly::Settings,
+    decoding: DecodeSettings,
 }
 
-/// Opens all captures.
+/// Opens what is to be captured: a socket for each thread.
 ///
 /// # Errors
-/// If one of them can't be opened, or if two would report the same requests.
-pub fn open(specs: &[CaptureSpec], settings: Settings) -> Result<Opened, CaptureError> {
-    for (n, first) in specs.iter().enumerate() {
-        for second in &specs[n + 1..] {
-            if let Some(port) = first.overlap(second) {
-                return Err(CaptureError::Twice {
-                    first: first.clone(),
-                    second: second.clone(),
-                    port,
-                });
-            }
-        }
+/// If that isn't possible; nothing is open then.
+pub fn open(settings: Settings) -> Result<Opened, CaptureError> {
+    check(&settings)?;
+    let scope = Arc::new(Scope::new(&settings));
+    let threads = if settings.specs.is_empty() {
+        0
+    } else {
+        settings.threads
+    };
+    let each = threads.max(1);
+    let decoding = settings.decoding();
+    let mut opened = Opened {
+        devices: Vec::new(),
+        fanout: None,
+        present: interfaces::present().map_err(CaptureError::Interfaces)?,
+        ring: settings.ring / each,
+        reassembly: reassembly::Settings {
+            limits: settings.limits,
+            ports: Ports::only(&scope.ports()),
+            answers: settings.answers,
+            budget: settings.budget,
+            shed: settings.shed,
+        },
+        decoding,
+        scope,
+    };
+    opened.scope.selection.require_named(&opened.present)?;
+    for _ in 0..threads {
+        opened.add_device(threads > 1)?;
     }
-    let devices = specs
-        .iter()
-        .map(|spec| Ok((spec.clone(), Device::open(spec, settings.ring)?)))
-        .collect::<Result<_, CaptureError>>()?;
-    Ok(Opened { devices, settings })
+    let now = now_ns();
+    for device in &mut opened.devices {
+        device.begin(now);
+    }
+    if threads > 0 {
+        opened
+            .scope
+            .selection
+            .report(&Present::new(), &opened.present);
+    }
+    Ok(opened)
+}
+
+/// Checks what can be checked without opening anything.
+///
+/// # Errors
+/// The first setting that can't work.
+pub fn check(settings: &Settings) -> Result<(), CaptureError> {
+    let threads = settings.threads;
+    if !(1..=MOST_THREADS).contains(&threads) {
+        let problem = format!("capture_threads {threads} is not from 1 to {MOST_THREADS}");
+        return Err(CaptureError::Setting(problem));
+    }
+    if settings.ring / threads < LEAST_RING {
+        let least = LEAST_RING >> 20;
+        let problem = format!("ring: each capture thread needs {least}MiB of it at least");
+        return Err(CaptureError::Setting(problem));
+    }
+    if let Some(expression) = &settings.bpf {
+        Body::compile(expression)?;
+    }
+    let several = Scope::new(settings).selection.only().is_none();
+    match threads > 1 && several && !settings.tunnels.is_empty() {
+        true => Err(CaptureError::Twice),
+        false => Ok(()),
+    }
 }
 
 impl Opened {
-    /// Starts a thread for each capture. Every one gets its own copy of the sink.
+    fn add_device(&mut self, shares: bool) -> Result<(), CaptureError> {
+        let device = opening::open(&self.scope, &self.present, self.ring)?;
+        if shares {
+            let joined = device.join(self.fanout);
+            self.fanout = Some(
+                joined
+                    .map_err(|error| CaptureError::Setting(format!("capture_threads: {error}")))?,
+            );
+        }
+        self.devices.push(device);
+        Ok(())
+    }
+
+    /// Starts the threads. Every one gets its own copy of the sink.
     ///
     /// # Errors
     /// If the system grants no thread; those started before are stopped.
@@ -145,21 +294,28 @@ impl Opened {
             stop: Arc::default(),
             threads: Vec::new(),
         };
-        let mut settings = self.settings;
-        settings.limits.budget /= self.devices.len().max(1);
-        for (spec, device) in self.devices {
+        if !self.devices.is_empty() {
+            let (capture, threads) = (self.scope.name(), self.devices.len());
+            tracing::info!(capture, threads, ring_each = self.ring, "capture started");
+        }
+        for (n, device) in self.devices.into_iter().enumerate() {
             let worker = Worker {
-                spec: spec.clone(),
-                settings: settings.clone(),
+                scope: self.scope.clone(),
+                ring: self.ring,
+                reassembly: self.reassembly.clone(),
                 edge: edge.clone(),
                 sink: sink.clone(),
                 stop: captures.stop.clone(),
-                decoder: Decoder::default(),
+                fanout: self.fanout,
+                first: n == 0,
+                present: self.present.clone(),
+                decoder: Decoder::new(self.decoding.clone()),
+                interface_drops: BTreeMap::new(),
             };
             let thread = std::thread::Builder::new()
-                .name(format!("capture {spec}"))
+                .name(format!("capture {n}"))
                 .spawn(move || worker.run(device))
-                .map_err(|source| CaptureError::Thread { spec, source })?;
+                .map_err(CaptureError::Thread)?;
             captures.threads.push(thread);
         }
         Ok(captures)

@@ -5,12 +5,20 @@ use std::time::Duration;
 use anyhow::bail;
 use reprise_node::ListenAddress;
 use reprise_node::config::{ByteSize, duration};
+use reprise_node::privileges::Account;
 use serde::{Deserialize, Serialize};
 
-use crate::capture::CaptureSpec;
+use crate::capture::{self, CaptureSpec, NamePattern, Tunnel};
+use crate::governor::CpuLimit;
+use crate::packet::VniRule;
+use crate::reassembly::{Answers, Limits};
+use crate::{SourceSettings, budget};
 
 /// Where people and probes find a listener's admin port by default.
 pub const ADMIN_PORT: u16 = 28493;
+
+/// What is done about answers where they are not asked for. The kernel's filter lets those pass that accept an upgrade.
+const ANSWERS: Answers = Answers::Switches;
 
 /// A larger request would not fit into a message with what surrounds it.
 pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
@@ -21,19 +29,41 @@ pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
 pub struct Config {
     /// Member name; by default made of host name and admin port.
     pub id: Option<String>,
-    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `:80`.
+    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `veth*:80`, `:80`.
     pub capture: Vec<CaptureSpec>,
+    /// Interfaces that are left out; `*` and `?` stand for other characters.
+    pub capture_ignore: Vec<NamePattern>,
+    /// Threads that capture, each its share of the connections.
+    pub capture_threads: usize,
+    /// A filter of one's own, pcap-filter(7) over IP packets.
+    pub bpf: Option<String>,
+    /// Tunnels to look into: `vxlan`, `geneve:6081`.
+    pub tunnel: Vec<Tunnel>,
+    /// With `tunnel`: only these VXLAN or GENEVE networks, `10`, or not those, `!20`.
+    pub vni: Vec<VniRule>,
+    /// Captures the answers too.
+    pub track_response: bool,
+    /// Bytes of an answer's body that are kept.
+    pub track_response_body: ByteSize,
+    /// The user to become, `NAME` or `NAME:GROUP`, keeping only the right to capture.
+    pub user: Option<Account>,
+    /// Niceness of the process, 0 to 19.
+    pub nice: u8,
     /// Where proxies send copies of requests.
     pub mirror: Vec<ListenAddress>,
     /// Relays, `HOST:PORT`, in a cluster without etcd.
     pub relay: Vec<String>,
     /// etcd's endpoints, `http://HOST:PORT`: relays come from there.
     pub etcd: Vec<String>,
+    /// Count what is captured and ship nothing, to see what a listener would cost here. Excludes `relay` and `etcd`.
+    pub discard: bool,
     /// Metrics, health and ledger.
     pub admin: ListenAddress,
-    /// Memory for captured requests that are not settled; past it new ones are dropped and counted.
+    /// Resident memory of the whole process; past what it leaves for requests, sessions are shed and counted.
     pub memory: ByteSize,
-    /// Kernel memory for packets that wait to be read, for each capture.
+    /// CPU time of the whole process; past it sessions are shed and counted.
+    pub cpu_limit: CpuLimit,
+    /// Kernel memory for packets that wait to be read, of all interfaces and threads together; part of `memory`.
     pub ring: ByteSize,
     /// A request larger than this is dropped whole and counted.
     pub max_exchange: ByteSize,
@@ -47,12 +77,23 @@ impl Default for Config {
         Config {
             id: None,
             capture: Vec::new(),
+            capture_ignore: Vec::new(),
+            capture_threads: 1,
+            bpf: None,
+            tunnel: Vec::new(),
+            vni: Vec::new(),
+            track_response: false,
+            track_response_body: ByteSize::kib(64),
+            user: None,
+            nice: 0,
             mirror: Vec::new(),
             relay: Vec::new(),
             etcd: Vec::new(),
+            discard: false,
             admin: ListenAddress::loopback(ADMIN_PORT),
             memory: ByteSize::mib(64),
-            ring: ByteSize::mib(128),
+            cpu_limit: CpuLimit::default(),
+            ring: ByteSize::mib(16),
             max_exchange: ByteSize::mib(32),
             drain_timeout: Duration::from_secs(30),
         }
@@ -60,6 +101,38 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Where requests come from.
+    pub fn sources(&self) -> SourceSettings {
+        let answers = match self.track_response {
+            true => Answers::Kept {
+                max_body: self.track_response_body.as_usize(),
+            },
+            false => ANSWERS,
+        };
+        let limits = Limits {
+            max_exchange: self.max_exchange.as_usize(),
+            ..Limits::default()
+        };
+        SourceSettings {
+            capture: capture::Settings {
+                specs: self.capture.clone(),
+                ignore: self.capture_ignore.clone(),
+                ring: self.ring.as_usize(),
+                threads: self.capture_threads,
+                tunnels: self.tunnel.clone(),
+                vni: self.vni.clone(),
+                bpf: self.bpf.clone(),
+                answers,
+                limits,
+                ..capture::Settings::default()
+            },
+            mirror: self.mirror.clone(),
+            max_exchange: self.max_exchange,
+            memory: self.memory,
+            process: budget::LISTENER,
+        }
+    }
+
     /// Checks what one setting alone does not show.
     ///
     /// # Errors
@@ -74,8 +147,19 @@ impl Config {
         if self.capture.is_empty() && self.mirror.is_empty() {
             bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
         }
+        let sources = self.sources();
+        sources.plan().budget()?;
+        capture::check(&sources.capture)?;
+        if self.nice > 19 {
+            bail!("nice {} is not from 0 to 19", self.nice);
+        }
+        if self.discard && !(self.etcd.is_empty() && self.relay.is_empty()) {
+            bail!("--discard ships nothing: leave out --etcd and --relay");
+        }
         match (self.etcd.is_empty(), self.relay.is_empty()) {
-            (true, true) => bail!("nowhere to ship to: give --etcd URL or --relay HOST:PORT"),
+            (true, true) if !self.discard => {
+                bail!("nowhere to ship to: give --etcd URL, --relay HOST:PORT or --discard")
+            }
             (false, false) => bail!("--etcd and --relay exclude each other"),
             _ => Ok(()),
         }
@@ -90,6 +174,24 @@ mod tests {
     use reprise_node::config;
 
     use super::*;
+
+    #[test]
+    fn what_is_captured_goes_to_one_place_or_is_discarded() {
+        let to = |relay: &[&str], etcd: &[&str], discard| {
+            let config = Config {
+                capture: vec!["lo:80".parse().unwrap()],
+                relay: relay.iter().map(|text| (*text).to_owned()).collect(),
+                etcd: etcd.iter().map(|text| (*text).to_owned()).collect(),
+                discard,
+                ..Config::default()
+            };
+            config.validate().is_ok()
+        };
+        assert!(to(&["r:1"], &[], false) && to(&[], &["http://e:1"], false));
+        assert!(to(&[], &[], true));
+        assert!(!to(&[], &[], false) && !to(&["r:1"], &["http://e:1"], false));
+        assert!(!to(&["r:1"], &[], true) && !to(&[], &["http://e:1"], true));
+    }
 
     #[test]
     fn the_sample_is_good_and_shows_each_setting_with_its_default() {

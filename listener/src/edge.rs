@@ -76,6 +76,10 @@ pub enum EdgeEvent {
     Marked,
     /// Requests over the configured size.
     TooLarge,
+    /// Requests of sessions that were left out to keep the CPU limit.
+    ShedCpu,
+    /// Requests of sessions that were left out because memory was short.
+    ShedMemory,
     /// Connections to the mirror endpoint.
     MirrorConnections,
     /// Connections to the mirror endpoint that were turned away because there were too many.
@@ -86,7 +90,7 @@ const COUNT: usize = EdgeEvent::ALL.len();
 
 impl EdgeEvent {
     /// Every event, in the order of declaration.
-    pub const ALL: [EdgeEvent; 35] = [
+    pub const ALL: [EdgeEvent; 37] = [
         EdgeEvent::Packets,
         EdgeEvent::Bytes,
         EdgeEvent::KernelDropped,
@@ -120,6 +124,8 @@ impl EdgeEvent {
         EdgeEvent::IncompleteStopped,
         EdgeEvent::Marked,
         EdgeEvent::TooLarge,
+        EdgeEvent::ShedCpu,
+        EdgeEvent::ShedMemory,
         EdgeEvent::MirrorConnections,
         EdgeEvent::MirrorTurnedAway,
     ];
@@ -160,6 +166,8 @@ impl EdgeEvent {
             EdgeEvent::IncompleteStopped => "incomplete_stopped",
             EdgeEvent::Marked => "marked",
             EdgeEvent::TooLarge => "too_large",
+            EdgeEvent::ShedCpu => "shed_cpu",
+            EdgeEvent::ShedMemory => "shed_memory",
             EdgeEvent::MirrorConnections => "mirror_connections",
             EdgeEvent::MirrorTurnedAway => "mirror_turned_away",
         }
@@ -202,6 +210,8 @@ impl From<Skip> for EdgeEvent {
         match skip {
             Skip::Marked => EdgeEvent::Marked,
             Skip::TooLarge => EdgeEvent::TooLarge,
+            Skip::ShedMemory => EdgeEvent::ShedMemory,
+            Skip::ShedCpu => EdgeEvent::ShedCpu,
         }
     }
 }
@@ -258,7 +268,7 @@ mod tests {
         let snapshot = edge.snapshot();
         assert_eq!(snapshot.len(), EdgeEvent::ALL.len());
         assert_eq!(snapshot["packets"], 1);
-        assert_eq!(snapshot["mirror_turned_away"], 35);
+        assert_eq!(snapshot["mirror_turned_away"], 37);
     }
 
     #[test]

@@ -567,10 +567,10 @@ impl RequestParser {
                 body,
                 trailers,
             })),
-            Fate::Skip(skip) => sink(Event::Skipped {
-                skip,
-                persistent: is_persistent(&head),
-            }),
+            Fate::Skip(skip) => {
+                let persistent = is_persistent(&head);
+                sink(Event::Skipped { skip, persistent });
+            }
             Fate::Spoiled => {}
         }
     }
@@ -631,8 +631,8 @@ fn expects_continue(head: &Head) -> bool {
 /// Whether the connection of a request stays open after it (RFC 9112 §9.3).
 pub fn is_persistent(head: &Head) -> bool {
     let has = |option: &[u8]| {
-        head.headers()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+        head.header_bytes()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"))
             .flat_map(|(_, value)| value.split(|b| *b == b','))
             .any(|value| value.trim_ascii().eq_ignore_ascii_case(option))
     };

@@ -1,8 +1,8 @@
 //! Where captured requests enter the resend window.
 //!
 //! What enters: whole requests from capture threads and from the mirror endpoint. What leaves: parcels for the
-//! relay, by [`crate::ship`]. What may be lost: when the window is full the request is dropped and counted
-//! (`listener_full`); nobody who captures ever waits.
+//! relay, by [`crate::ship`]. What may be lost: requests of sessions that are shed, counted at the edge; when the window
+//! is full all the same, the request is dropped and counted (`listener_full`). Nobody who captures ever waits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,7 +13,9 @@ use reprise_traffic::ledger::{Books, EpochReport};
 use reprise_traffic::{Disposition, DropReason, Epoch};
 use tokio::sync::Notify;
 
+use crate::budget::Budget;
 use crate::edge::Edge;
+use crate::shed::Shed;
 use crate::window::{Room, StreamId, Window};
 
 /// The listener's window and its books, shared by those who capture and the one who ships.
@@ -21,6 +23,7 @@ use crate::window::{Room, StreamId, Window};
 pub struct Intake {
     epoch: Arc<Epoch>,
     edge: Arc<Edge>,
+    shed: Arc<Shed>,
     inner: Mutex<Inner>,
     /// Told when there is something to send, or room to send it.
     changed: Notify,
@@ -35,15 +38,22 @@ struct Inner {
 }
 
 impl Intake {
-    /// An empty intake for a new life of this listener.
-    pub fn new(epoch: Epoch, limit: Room, edge: Arc<Edge>) -> Intake {
+    /// An empty intake for a new life of this listener. It holds so many exchanges, whose bytes come out of `budget`.
+    pub fn new(
+        epoch: Epoch,
+        exchanges: usize,
+        budget: Arc<Budget>,
+        shed: Arc<Shed>,
+        edge: Arc<Edge>,
+    ) -> Intake {
         let epoch = Arc::new(epoch);
-        let window = Window::new(epoch.clone(), limit);
+        let window = Window::new(epoch.clone(), exchanges, budget);
         let books = Books::new(epoch.clone());
         let inner = Mutex::new(Inner { window, books });
         Intake {
             epoch,
             edge,
+            shed,
             inner,
             changed: Notify::new(),
             emptied: Notify::new(),
@@ -55,8 +65,18 @@ impl Intake {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a captured request and takes it in, or counts it as dropped where there is no room.
+    /// As [`Intake::admit`], unless the request's session is shed, which is counted instead.
     pub fn offer(&self, request: Captured) {
+        if let Some(reason) = self.shed.turned_away(request.client) {
+            self.edge.count(reason.into(), 1);
+            return;
+        }
+        self.admit(request);
+    }
+
+    /// Counts a captured request and takes it in, or counts it as dropped where there is no room. For those who have
+    /// asked [`Shed::turned_away`] already, when the request began.
+    pub fn admit(&self, request: Captured) {
         let mut inner = self.lock();
         inner.books.captured();
         if inner.window.admit(request).is_err() {
@@ -65,6 +85,14 @@ impl Intake {
         }
         drop(inner);
         self.changed.notify_one();
+    }
+
+    /// Counts a captured request that goes nowhere: as ended for all targets, of which there are none.
+    pub fn discard(&self, request: Captured) {
+        drop(request);
+        let mut inner = self.lock();
+        inner.books.captured();
+        inner.books.settle(&[]);
     }
 
     /// This life of the listener.
@@ -145,5 +173,51 @@ impl Intake {
         let mut report = inner.books.report(inner.window.unsettled() as u64);
         report.edge = self.edge.snapshot();
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use reprise_traffic::{Head, Source};
+
+    use super::*;
+    use crate::edge::EdgeEvent;
+
+    fn request(port: u16) -> Captured {
+        Captured {
+            captured_ns: 0,
+            client: ([10, 0, 0, 2], port).into(),
+            server: ([10, 0, 0, 1], 80).into(),
+            source: Source::Wire,
+            head: Head::parse(Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n")).unwrap(),
+            body: Bytes::from(vec![0; 1000]),
+            trailers: Bytes::new(),
+            answer: None,
+        }
+    }
+
+    /// With nobody to ship to, as many sessions as there are: each request has one end, and the budget holds.
+    #[test]
+    fn whatever_is_offered_is_counted_once() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let shed = Arc::new(Shed::new(budget.clone()));
+        let edge = Arc::new(Edge::default());
+        let epoch = Epoch::new("l", 1);
+        let intake = Intake::new(epoch, 1 << 18, budget.clone(), shed.clone(), edge.clone());
+        const SENT: u64 = 20_000;
+        for n in 0..SENT {
+            intake.offer(request(n as u16 % 2000));
+            assert!(!budget.is_over());
+        }
+        let report = intake.report();
+        let shed_memory = edge.get(EdgeEvent::ShedMemory);
+        assert_eq!(report.captured + shed_memory, SENT);
+        assert!(report.captured > 500 && shed_memory > 500, "{report:?}");
+        // Shedding leaves the window room, so that nothing is dropped for want of it.
+        assert_eq!(report.in_flight, report.captured);
+        assert_eq!(shed.shares().memory, 0.0);
+        intake.give_up();
+        assert_eq!(budget.used(), 0);
     }
 }

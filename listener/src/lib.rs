@@ -3,10 +3,12 @@
 //! What enters: packets from interfaces ([`capture`], [`packet`]), put together to streams ([`reassembly`]) and read
 //! as requests ([`http`]); or whole requests from proxies ([`mirror`]). Each enters the resend window ([`intake`],
 //! [`window`]). What leaves: batches to a relay ([`ship`]). What may be lost: packets that the kernel could not hand
-//! over, requests that lack a byte, requests for which the window had no room; each is counted by its reason
-//! ([`edge`], the ledger). A listener never stands in the path of production and never waits for anything behind it.
+//! over, requests that lack a byte, whole sessions where memory or CPU is short ([`budget`], [`shed`], [`governor`]),
+//! requests for which the window had no room; each is counted by its reason ([`edge`], the ledger). A listener never
+//! stands in the path of production and never waits for anything behind it.
 
 pub mod capture;
+pub mod capture_file;
 pub mod packet;
 pub mod reassembly;
 
@@ -14,19 +16,24 @@ pub mod http;
 
 pub mod mirror;
 
+pub mod budget;
 pub mod edge;
+pub mod governor;
 pub mod intake;
+pub mod shed;
 pub mod window;
 
 pub mod ship;
 
 pub mod config;
+mod gauges;
 mod run;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use reprise_node::config::ByteSize;
 use reprise_node::{Health, ListenAddress};
 use reprise_proto::Hello;
@@ -34,37 +41,54 @@ use reprise_traffic::Epoch;
 use reprise_traffic::ledger::{EpochReport, LedgerReport};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 pub use capture::CaptureSpec;
 pub use config::Config;
 pub use run::run;
 
+use crate::budget::{Budget, Plan};
 use crate::capture::Captures;
 use crate::edge::Edge;
+use crate::governor::{CpuLimit, Governed};
 use crate::intake::Intake;
 use crate::mirror::Mirror;
-use crate::reassembly::Limits;
+use crate::shed::Shed;
 use crate::ship::Relays;
-use crate::window::Room;
 
-/// Unsettled exchanges in the window; their bytes are the bound that counts.
+/// Unsettled exchanges in the window; their bytes, which come out of the budget, are the bound that counts.
 const WINDOW_EXCHANGES: usize = 1 << 18;
 
 /// What to capture.
 #[derive(Debug, Clone)]
 pub struct SourceSettings {
-    /// Interfaces and ports.
-    pub capture: Vec<CaptureSpec>,
+    /// Interfaces, ports, and how.
+    pub capture: capture::Settings,
     /// Where proxies send copies.
     pub mirror: Vec<ListenAddress>,
-    /// Kernel memory for packets, for each capture.
-    pub ring: ByteSize,
     /// A larger request is dropped whole.
     pub max_exchange: ByteSize,
-    /// For requests that are not complete yet.
+    /// Resident memory of the whole process.
     pub memory: ByteSize,
+    /// What of that the process takes without a request: [`budget::LISTENER`] or [`budget::RUN`].
+    pub process: ByteSize,
+}
+
+impl SourceSettings {
+    /// How the memory is shared out.
+    pub fn plan(&self) -> Plan {
+        let rings = match self.capture.specs.is_empty() {
+            true => ByteSize(0),
+            false => ByteSize(self.capture.ring as u64),
+        };
+        Plan {
+            memory: self.memory,
+            process: self.process,
+            rings,
+            max_exchange: self.max_exchange,
+        }
+    }
 }
 
 /// Interfaces and ports that are open, and not read yet.
@@ -72,36 +96,42 @@ pub struct Sources {
     captures: capture::Opened,
     mirrors: Vec<TcpListener>,
     max_exchange: usize,
-    budget: usize,
+    budget: Arc<Budget>,
+    shed: Arc<Shed>,
 }
 
 impl Sources {
     /// Opens all, so that nothing has begun when one of them can't be had.
     ///
     /// # Errors
-    /// One line, when an interface, a port or the right to capture can't be had.
+    /// One line, when the memory doesn't suffice, or an interface, a port or the right to capture can't be had.
     pub fn open(settings: &SourceSettings) -> anyhow::Result<Sources> {
         let max_exchange = settings.max_exchange.as_usize();
-        let budget = settings.memory.as_usize();
+        let budget = Arc::new(Budget::new(settings.plan().budget()?));
         let bind = |address: &ListenAddress| address.bind("mirror", "--mirror");
         let mirrors = settings
             .mirror
             .iter()
             .map(bind)
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let limits = Limits {
-            max_exchange,
-            budget,
-            ..Limits::default()
-        };
-        let ring = settings.ring.as_usize();
-        let captures = capture::open(&settings.capture, capture::Settings { ring, limits })?;
+        let shed = Arc::new(Shed::new(budget.clone()));
+        let captures = capture::open(capture::Settings {
+            budget: budget.clone(),
+            shed: Some(shed.clone()),
+            ..settings.capture.clone()
+        })?;
         Ok(Sources {
             captures,
             mirrors,
             max_exchange,
             budget,
+            shed,
         })
+    }
+
+    /// What all parts of the listener may hold together.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 }
 
@@ -113,8 +143,8 @@ pub struct Parts {
     pub started_ns: u64,
     /// Where requests come from.
     pub sources: Sources,
-    /// Bytes of unsettled requests.
-    pub memory: usize,
+    /// The share of a core that this process may use.
+    pub cpu_limit: CpuLimit,
     /// Where to ship to.
     pub relays: Relays,
     /// Gets the condition `relay`.
@@ -125,11 +155,15 @@ pub struct Parts {
 pub struct Listener {
     node: String,
     intake: Arc<Intake>,
+    budget: Arc<Budget>,
+    shed: Arc<Shed>,
     captures: Captures,
     mirrors: Vec<Mirror>,
     mirror_addresses: Vec<SocketAddr>,
     stop_shipping: CancellationToken,
     shipping: JoinHandle<()>,
+    /// Ends the governor.
+    _governing: DropGuard,
 }
 
 impl Listener {
@@ -138,34 +172,57 @@ impl Listener {
     /// # Errors
     /// When the system grants no thread.
     pub fn start(parts: Parts) -> anyhow::Result<Listener> {
-        let edge = Arc::new(Edge::default());
-        let limit = Room {
-            bytes: parts.memory,
-            exchanges: WINDOW_EXCHANGES,
-        };
-        let epoch = Epoch::new(&parts.node, parts.started_ns);
-        let intake = Arc::new(Intake::new(epoch, limit, edge.clone()));
-        let sink = || {
-            let intake = intake.clone();
-            move |request| intake.offer(request)
-        };
         let Sources {
             captures,
             mirrors: sockets,
             max_exchange,
             budget,
+            shed,
         } = parts.sources;
+        let edge = Arc::new(Edge::default());
+        let epoch = Epoch::new(&parts.node, parts.started_ns);
+        let intake = Arc::new(Intake::new(
+            epoch,
+            WINDOW_EXCHANGES,
+            budget.clone(),
+            shed.clone(),
+            edge.clone(),
+        ));
+        let discards = matches!(parts.relays, Relays::Nowhere);
+        let sink = || {
+            let intake = intake.clone();
+            move |request| match discards {
+                true => intake.discard(request),
+                false => intake.offer(request),
+            }
+        };
         let mut mirrors = Vec::new();
         for socket in sockets {
             let settings = mirror::Settings {
                 max_exchange,
-                budget,
                 ..mirror::Settings::default()
             };
-            mirrors.push(mirror::start_with(socket, settings, edge.clone(), sink())?);
+            let (budget, edge) = (budget.clone(), edge.clone());
+            mirrors.push(mirror::start(socket, settings, budget, edge, sink())?);
         }
         let mirror_addresses = mirrors.iter().map(Mirror::address).collect();
-        let captures = captures.start(&edge, sink())?;
+        let admit = {
+            let intake = intake.clone();
+            // Reassembly has asked which sessions are shed.
+            move |request| match discards {
+                true => intake.discard(request),
+                false => intake.admit(request),
+            }
+        };
+        let captures = captures.start(&edge, admit)?;
+        let stop_governing = CancellationToken::new();
+        let governed = Governed {
+            shed: shed.clone(),
+            budget: budget.clone(),
+            edge,
+            limit: parts.cpu_limit,
+        };
+        tokio::spawn(governor::govern(governed, stop_governing.clone()));
         let hello = Hello {
             node: parts.node.clone(),
             version: reprise_node::identity::VERSION.to_owned(),
@@ -181,17 +238,25 @@ impl Listener {
         Ok(Listener {
             node: parts.node,
             intake,
+            budget,
+            shed,
             captures,
             mirrors,
             mirror_addresses,
             stop_shipping,
             shipping,
+            _governing: stop_governing.drop_guard(),
         })
     }
 
     /// Where the mirror endpoints listen.
     pub fn mirrors(&self) -> &[SocketAddr] {
         &self.mirror_addresses
+    }
+
+    /// Shows the budget and the share of sessions that is captured among a node's metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        gauges::register(registry, self.budget.clone(), self.shed.clone());
     }
 
     /// The books of this life, as they stand when called.

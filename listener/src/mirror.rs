@@ -3,14 +3,13 @@
 //! What enters: connections of proxies. What leaves: whole requests, into a sink that must not wait; to the proxy at
 //! once `204 No Content`, whatever becomes of the request.
 //! What may be lost: what the parser loses, counted the same way; connections past a limit; unfinished requests past
-//! the byte budget. A proxy never waits for anything behind this endpoint.
+//! the budget that all parts of the listener share. A proxy never waits for anything behind this endpoint.
 
 mod connection;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use reprise_node::LogLimit;
@@ -21,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::edge::{Edge, EdgeEvent};
 use connection::Connection;
 
@@ -32,8 +32,6 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub struct Settings {
     /// Bytes of head and body over which a request is passed over (answered 413) and counted.
     pub max_exchange: usize,
-    /// Bytes of all unfinished requests together.
-    pub budget: usize,
     /// Connections at a time; more are turned away.
     pub connections: usize,
     /// A connection on which nothing comes for so long is closed.
@@ -46,7 +44,6 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             max_exchange: 32 << 20,
-            budget: 64 << 20,
             connections: 1024,
             idle: Duration::from_secs(75),
             head: Duration::from_secs(10),
@@ -58,8 +55,7 @@ impl Default for Settings {
 struct Shared {
     settings: Settings,
     edge: Arc<Edge>,
-    /// Bytes of unfinished requests.
-    held: AtomicUsize,
+    budget: Arc<Budget>,
     refusals: LogLimit,
     stop: CancellationToken,
 }
@@ -72,33 +68,14 @@ pub struct Mirror {
     serving: JoinHandle<()>,
 }
 
-/// Takes requests of up to `max_exchange` bytes from the connections to `socket`.
+/// Takes requests from the connections to `socket`; what is not complete comes out of `budget`.
 ///
 /// # Errors
 /// If the socket has no address.
 pub fn start<S>(
     socket: TcpListener,
-    max_exchange: usize,
-    edge: Arc<Edge>,
-    sink: S,
-) -> io::Result<Mirror>
-where
-    S: FnMut(Captured) + Clone + Send + 'static,
-{
-    let settings = Settings {
-        max_exchange,
-        ..Settings::default()
-    };
-    start_with(socket, settings, edge, sink)
-}
-
-/// Like [`start`], with all bounds given.
-///
-/// # Errors
-/// If the socket has no address.
-pub fn start_with<S>(
-    socket: TcpListener,
     settings: Settings,
+    budget: Arc<Budget>,
     edge: Arc<Edge>,
     sink: S,
 ) -> io::Result<Mirror>
@@ -110,7 +87,7 @@ where
     let shared = Arc::new(Shared {
         settings,
         edge,
-        held: AtomicUsize::new(0),
+        budget,
         refusals: LogLimit::every(WARN_EVERY),
         stop: stop.clone(),
     });

@@ -101,6 +101,10 @@ pub struct Frame<'a> {
 pub struct DecodeSettings {
     /// Look into tunnels: VXLAN, GENEVE, GRE, IP in IP and their like.
     pub tunnels: bool,
+    /// UDP ports of VXLAN besides 4789 and 8472.
+    pub vxlan_ports: Vec<u16>,
+    /// UDP ports of GENEVE besides 6081.
+    pub geneve_ports: Vec<u16>,
     /// Of which virtual networks, where a tunnel tells them apart.
     pub vni: VniFilter,
 }
@@ -109,6 +113,8 @@ impl Default for DecodeSettings {
     fn default() -> DecodeSettings {
         DecodeSettings {
             tunnels: true,
+            vxlan_ports: Vec::new(),
+            geneve_ports: Vec::new(),
             vni: VniFilter::default(),
         }
     }
@@ -211,7 +217,7 @@ impl Walk<'_> {
             if !tunnels {
                 break;
             }
-            let (layer, inner) = tunnel::open(&packet, &self.settings.vni)?;
+            let (layer, inner) = tunnel::open(&packet, self.settings)?;
             packet = ip::read(link::to_ip(layer, inner)?, Place::Tunnel)?;
         }
         Err(Unusable::NotTcp)

@@ -17,9 +17,11 @@ use std::time::Duration;
 
 use reprise_traffic::exchange::Captured;
 
+use crate::budget::Budget;
 use crate::edge::{Edge, EdgeEvent};
 use crate::http::{Begin, Incomplete, request_begin};
 use crate::packet::Segment;
+use crate::shed::Shed;
 use flow::{Flow, Surroundings, Way};
 use table::{Class, Id, Key, Table};
 
@@ -28,8 +30,6 @@ use table::{Class, Id, Key, Table};
 pub struct Limits {
     /// Bytes of head and body over which a request is passed over, and counted.
     pub max_exchange: usize,
-    /// Bytes of all unfinished requests and early segments together.
-    pub budget: usize,
     /// Bytes of one connection's early segments; past it the hole before them is taken for final. Has to be
     /// more than what is in flight on a fast, long line.
     pub early: usize,
@@ -51,7 +51,6 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             max_exchange: 32 << 20,
-            budget: 64 << 20,
             early: 8 << 20,
             connections: 65_536,
             hole: Duration::from_secs(2),
@@ -114,6 +113,10 @@ pub struct Settings {
     pub ports: Ports,
     /// What they say.
     pub answers: Answers,
+    /// Bytes of unfinished requests, of early segments and of the connections themselves; others may draw on it too.
+    pub budget: Arc<Budget>,
+    /// Which sessions' requests are only counted, where memory or time is short.
+    pub shed: Option<Arc<Shed>>,
 }
 
 impl Default for Settings {
@@ -122,6 +125,8 @@ impl Default for Settings {
             limits: Limits::default(),
             ports: Ports::Any,
             answers: Answers::Unseen,
+            budget: Arc::new(Budget::new(64 << 20)),
+            shed: None,
         }
     }
 }
@@ -133,11 +138,16 @@ pub struct Reassembler {
     limits: Limits,
     ports: Ports,
     answers: Answers,
+    budget: Arc<Budget>,
+    shed: Option<Arc<Shed>>,
     edge: Arc<Edge>,
     /// Bytes on the heap that belong to requests, of all connections.
     held: usize,
     now_ns: u64,
 }
+
+/// What a connection costs that holds nothing.
+const SLOT: usize = Table::<Flow>::slot_size();
 
 impl Reassembler {
     /// With no connections.
@@ -147,6 +157,8 @@ impl Reassembler {
             limits: settings.limits,
             ports: settings.ports,
             answers: settings.answers,
+            budget: settings.budget,
+            shed: settings.shed,
             edge,
             held: 0,
             now_ns: 0,
@@ -168,7 +180,13 @@ impl Reassembler {
         }
         let progress = self.table.value(id).progress();
         let early = self.limits.early;
+        let client = match way {
+            Way::ToServer => segment.source,
+            Way::ToClient => segment.destination,
+        };
+        let skip = self.shed.as_ref().and_then(|s| s.turned_away(client));
         self.with(id, sink, |flow, around| {
+            around.skip = skip;
             flow.push(way, segment, now_ns, around);
             while flow.held_behind_hole() > early {
                 flow.give_up_hole(around);
@@ -204,6 +222,7 @@ impl Reassembler {
         let (way, certain) = self.guess_way(segment)?;
         self.make_room(sink);
         let id = self.table.insert(key, self.now_ns);
+        self.hold(SLOT);
         let client_first = source_first == (way == Way::ToServer);
         let answers = self.answers;
         self.with(id, sink, |flow, _| {
@@ -275,7 +294,7 @@ impl Reassembler {
         self.table.len()
     }
 
-    /// Bytes of unfinished requests and early segments.
+    /// Bytes of unfinished requests and early segments, and of the connections themselves.
     pub fn held(&self) -> usize {
         self.held
     }
@@ -299,7 +318,23 @@ impl Reassembler {
             sink,
         };
         act(flow, &mut around);
-        self.held = self.held + flow.held() - held_before;
+        // What moved on was counted there before it is given back here.
+        let held = flow.held();
+        match held.checked_sub(held_before) {
+            Some(0) => {}
+            Some(more) => self.hold(more),
+            None => self.let_go(held_before - held),
+        }
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        self.held += bytes;
+        self.budget.take(bytes);
+    }
+
+    fn let_go(&mut self, bytes: usize) {
+        self.held -= bytes;
+        self.budget.give(bytes);
     }
 
     /// Files a connection under what it waits for. A hole's age isn't changed by what arrives behind it.
@@ -331,11 +366,12 @@ impl Reassembler {
 
     fn remove(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
         self.with(id, sink, |flow, around| flow.end(cause, around));
-        self.held -= self.table.remove(id).held();
+        let left = self.table.remove(id).held();
+        self.let_go(left + SLOT);
     }
 
     fn keep_budget(&mut self, sink: &mut impl FnMut(Captured)) {
-        while self.held > self.limits.budget {
+        while self.held > 0 && self.budget.is_over() {
             let holed = self.table.oldest(Class::Holed);
             let incomplete = self.table.oldest(Class::Incomplete);
             let stalest = [holed, incomplete]
@@ -343,7 +379,10 @@ impl Reassembler {
                 .flatten()
                 .min_by_key(|(_, since)| *since);
             let Some((id, _)) = stalest else {
-                return;
+                if !self.forget_one(sink) {
+                    return;
+                }
+                continue;
             };
             let before = self.held;
             self.give_up(id, Incomplete::Budget, sink);
@@ -354,13 +393,17 @@ impl Reassembler {
     }
 
     fn make_room(&mut self, sink: &mut impl FnMut(Captured)) {
-        while self.table.len() >= self.limits.connections {
-            let Some((id, _)) = Class::ALL.into_iter().find_map(|c| self.table.oldest(c)) else {
-                return;
-            };
-            self.edge.count(EdgeEvent::Forgotten, 1);
-            self.remove(id, Incomplete::Budget, sink);
-        }
+        while self.table.len() >= self.limits.connections && self.forget_one(sink) {}
+    }
+
+    /// Forgets the connection that is missed least.
+    fn forget_one(&mut self, sink: &mut impl FnMut(Captured)) -> bool {
+        let Some((id, _)) = Class::ALL.into_iter().find_map(|c| self.table.oldest(c)) else {
+            return false;
+        };
+        self.edge.count(EdgeEvent::Forgotten, 1);
+        self.remove(id, Incomplete::Budget, sink);
+        true
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::ship::Relays;
-use crate::{Config, Listener, Parts, SourceSettings, Sources};
+use crate::{Config, Listener, Parts, Sources};
 
 /// Runs a listener until `stop` is cancelled, then drains it. Returns its closed books.
 ///
@@ -27,20 +27,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
     };
     let admin = admin::bind(&config.admin)?;
     let admin_address = admin.address();
-    let sources = Sources::open(&SourceSettings {
-        capture: config.capture,
-        mirror: config.mirror,
-        ring: config.ring,
-        max_exchange: config.max_exchange,
-        memory: config.memory,
-    })?;
+    let sources = Sources::open(&config.sources())?;
     let (etcd, relays) = match config.etcd.is_empty() {
+        true if config.discard => (None, Relays::Nowhere),
         true => {
             let relays = config
                 .relay
                 .iter()
                 .map(|address| (address.clone(), Member::new(address.clone())));
-            (None, fixed_members(relays))
+            (None, Relays::Network(fixed_members(relays)))
         }
         false => {
             let settings = EtcdSettings {
@@ -48,7 +43,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
             };
             let etcd = Etcd::connect(&settings, health.clone()).await?;
             let relays = etcd.watch_members(Role::Relay).await?;
-            (Some(etcd), relays)
+            (Some(etcd), Relays::Network(relays))
         }
     };
     let started_ns = identity::incarnation();
@@ -56,13 +51,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
         node: id.clone(),
         started_ns,
         sources,
-        memory: config.memory.as_usize(),
-        relays: Relays::Network(relays),
+        cpu_limit: config.cpu_limit,
+        relays,
         health: health.clone(),
     })?;
     let ledger = Arc::new(listener.ledger());
     let mut registry = Registry::default();
     metrics::register_ledger(&mut registry, ledger.clone());
+    listener.register(&mut registry);
     let registry = Arc::new(registry);
     let _serving = admin.serve(Admin {
         node: id.clone(),

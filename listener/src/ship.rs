@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use reprise_node::membership::Members;
 use reprise_node::{Backoff, Health, LogLimit};
-use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Upstream};
+use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Pace, Parcel, Upstream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use crate::intake::Intake;
 use crate::window::{Room, StreamId};
 
-/// A batch is sent when it is this large, or as soon as the one before it is on its way.
+/// A batch that is this large is sent at once, a smaller one in its turn ([`Pace`]).
 const BATCH: Room = Room {
     bytes: 512 << 10,
     exchanges: 1024,
@@ -41,6 +41,8 @@ pub enum Relays {
     InProcess(Outlet),
     /// Members of the cluster, or a fixed list.
     Network(watch::Receiver<Members>),
+    /// Nothing is shipped, and nothing enters the window.
+    Nowhere,
 }
 
 /// What the answers' reader saw last.
@@ -67,6 +69,7 @@ pub(crate) async fn ship(
         avoid: HashMap::new(),
     };
     match relays {
+        Relays::Nowhere => stop.cancelled().await,
         Relays::InProcess(outlet) => shipper.pump("in-process", outlet, &stop).await,
         Relays::Network(mut members) => {
             let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
@@ -176,17 +179,24 @@ impl Shipper {
         stop: &CancellationToken,
     ) {
         let mut id = 0;
+        let mut pace = Pace::default();
+        let mut full = true;
         while *answers.borrow() == StreamState::Open && !stop.is_cancelled() {
-            let (parcels, below) = self.intake.take(stream, BATCH);
-            if parcels.is_empty() {
+            if !full {
                 tokio::select! {
                     () = self.intake.changed() => {}
                     _ = answers.changed() => {}
                     () = stop.cancelled() => {}
                 }
+                pace.turn().await;
+            }
+            let (parcels, below) = self.intake.take(stream, BATCH);
+            full = is_full(&parcels);
+            if parcels.is_empty() {
                 continue;
             }
             id += 1;
+            pace.sent();
             let settled_below = vec![(self.intake.epoch().clone(), below)];
             let batch = Batch {
                 id,
@@ -200,6 +210,12 @@ impl Shipper {
             }
         }
     }
+}
+
+/// True where more may wait than what the batch holds.
+fn is_full(parcels: &[Parcel]) -> bool {
+    let bytes: usize = parcels.iter().map(|p| p.exchange.request.size()).sum();
+    parcels.len() >= BATCH.exchanges || bytes >= BATCH.bytes
 }
 
 /// Reads a relay's answers until it has no more to say. The stream may be one that we no longer send on.

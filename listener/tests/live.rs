@@ -34,8 +34,13 @@ struct Live {
 
 impl Live {
     fn start(specs: &[String]) -> Option<Live> {
-        let specs: Vec<_> = specs.iter().map(|s| s.parse().unwrap()).collect();
-        let opened = match capture::open(&specs, Settings::default()) {
+        let settings = Settings {
+            specs: specs.iter().map(|s| s.parse().unwrap()).collect(),
+            // All bodies of a test at once: a build for tests is slow, and so may be the machine.
+            ring: 64 << 20,
+            ..Settings::default()
+        };
+        let opened = match capture::open(settings) {
             Ok(opened) => opened,
             Err(error @ CaptureError::NoRights { .. }) => {
                 println!("skipped: {error}");
@@ -150,16 +155,14 @@ fn a_stop_takes_what_was_sent_before() {
 #[test]
 fn what_is_wrong_is_said_before_anything_starts() {
     let open = |specs: &[&str]| {
-        let specs: Vec<_> = specs.iter().map(|s| s.parse().unwrap()).collect();
-        let error = capture::open(&specs, Settings::default()).err().unwrap();
+        let settings = Settings {
+            specs: specs.iter().map(|s| s.parse().unwrap()).collect(),
+            ..Settings::default()
+        };
+        let error = capture::open(settings).err().unwrap();
         error.to_string()
     };
     let unknown = open(&["nosuch0:80"]);
     assert!(unknown.starts_with("no network interface is named \"nosuch0\"; there are"));
     assert!(unknown.contains("lo") && !unknown.contains('\n'));
-    let twice = open(&["lo:80", ":80"]);
-    assert_eq!(
-        twice,
-        "captures lo:80 and :80 would both take port 80: leave one out"
-    );
 }

@@ -15,6 +15,7 @@ pub mod listen;
 pub mod log_limit;
 pub mod membership;
 pub mod metrics;
+pub mod privileges;
 pub mod telemetry;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;

@@ -6,16 +6,17 @@
 
 use std::time::Duration;
 
+use http::{HeaderValue, header};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+use tower::Service as _;
 
 use crate::codec::{Decoder, encode_down, encode_hello};
-use crate::message::{Hello, LinkError, Upstream};
+use crate::frames::{Incoming, Outgoing};
+use crate::message::{Downstream, Hello, LinkError, Upstream};
 use crate::stream::{DEPTH, Outlet};
-use crate::wire;
-use crate::wire::delivery_client::DeliveryClient;
 
 /// Pause between keep-alive pings, also while nothing else is sent.
 pub const PING_EVERY: Duration = Duration::from_secs(1);
@@ -23,8 +24,11 @@ pub const PING_EVERY: Duration = Duration::from_secs(1);
 /// A peer that leaves a ping unanswered for so long is taken for gone.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Largest message, bytes: the largest exchange and room for what surrounds it.
-pub const MAX_MESSAGE: usize = 80 << 20;
+/// The method's path (`Deliver` of the service in `delivery.proto`).
+pub(crate) const PATH: &str = "/reprise.v1.Delivery/Deliver";
+
+/// What gRPC bodies are (gRPC over HTTP/2, "Content-Type").
+pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// HTTP/2 flow-control windows, bytes: a batch never waits for a window update on a fast network.
 pub(crate) const FLOW_WINDOW: u32 = 8 << 20;
@@ -85,20 +89,10 @@ pub async fn connect(address: &str, hello: Hello) -> Result<Outlet, ConnectError
                 address: address.to_owned(),
                 reason: root_cause(&error),
             })?;
-        let mut client = DeliveryClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
         let (down, messages) = mpsc::channel(DEPTH);
-        let first = tokio_stream::once(encode_hello(&hello));
-        let messages = first.chain(ReceiverStream::new(messages).map(encode_down));
-        let response = client.deliver(messages).await;
-        let mut inbound = response
-            .map_err(|s| refused(s.message().to_owned()))?
-            .into_inner();
-        let first = inbound
-            .message()
-            .await
-            .map_err(|s| refused(s.message().to_owned()))?;
+        let outgoing = Outgoing::request(&encode_hello(&hello), messages, encode_down);
+        let mut inbound = deliver(channel, outgoing).await.map_err(refused)?;
+        let first = inbound.next().await.map_err(said).map_err(refused)?;
         let decoder = Decoder::default();
         let welcome = decoder
             .welcome(first)
@@ -112,21 +106,46 @@ pub async fn connect(address: &str, hello: Hello) -> Result<Outlet, ConnectError
         .unwrap_or_else(|_| Err(refused("no answer in time".to_owned())))
 }
 
+/// Calls the method; the error is what went wrong, in words.
+async fn deliver(mut channel: Channel, outgoing: Outgoing<Downstream>) -> Result<Incoming, String> {
+    let request = http::Request::post(PATH)
+        .version(http::Version::HTTP_2)
+        .header(header::CONTENT_TYPE, GRPC)
+        .header(header::TE, "trailers")
+        .body(Body::new(outgoing))
+        .map_err(|error| error.to_string())?;
+    std::future::poll_fn(|context| channel.poll_ready(context))
+        .await
+        .map_err(|error| root_cause(&error))?;
+    let response = channel.call(request).await.map_err(|e| root_cause(&e))?;
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return Err(said(status));
+    }
+    match response.status() {
+        http::StatusCode::OK => Ok(Incoming::new(response.into_body())),
+        status => Err(format!("it answered {status}")),
+    }
+}
+
+fn said(status: Status) -> String {
+    status.message().to_owned()
+}
+
 async fn read(
-    mut inbound: tonic::Streaming<wire::Upstream>,
+    mut inbound: Incoming,
     mut decoder: Decoder,
     to_holder: mpsc::Sender<Result<Upstream, LinkError>>,
 ) {
     loop {
         let message = tokio::select! {
-            message = inbound.message() => message,
+            message = inbound.next() => message,
             // The holder let go of the stream: dropping `inbound` resets it.
             () = to_holder.closed() => return,
         };
         let message = match message {
             Ok(Some(message)) => decoder.up(message).transpose(),
             Ok(None) => return,
-            Err(status) => Some(Err(LinkError::Lost(status.message().to_owned()))),
+            Err(status) => Some(Err(LinkError::Lost(said(status)))),
         };
         let Some(message) = message else { continue };
         let broken = message.is_err();

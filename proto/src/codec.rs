@@ -1,4 +1,4 @@
-//! Values to protobuf and back. Payloads are shared on the way out and sliced on the way in, not copied.
+//! Values to protobuf and back. Large payloads are slices on the way out, and are copied once on the way in.
 //!
 //! What enters from a peer is not trusted: an index out of range, a missing field or a head that is none refuses
 //! the message with a reason. What may be lost: nothing.
@@ -11,21 +11,86 @@ pub(crate) use encode::{encode_down, encode_hello, encode_up, encode_welcome};
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use prost::Message;
-    use reprise_traffic::{DropReason, Fault};
-
     use std::sync::Arc;
     use std::time::Duration;
 
+    use bytes::{Buf, Bytes};
+    use proptest::prelude::*;
+    use prost::Message;
     use reprise_traffic::exchange::Captured;
-    use reprise_traffic::{Disposition, Epoch, Exchange, ExchangeId, Head, Source, TargetName};
+    use reprise_traffic::{
+        Answer, AnswerHead, Disposition, DropReason, Epoch, Exchange, ExchangeId, Fault, Head,
+        Source, TargetName,
+    };
 
     use super::decode::protocol;
-    use super::encode::encode_settled;
+    use super::encode::{begin_piece, encode_settled};
     use super::*;
-    use crate::message::{Batch, Downstream, Parcel, Settlement};
+    use crate::frames::Chunks;
+    use crate::message::{Batch, Downstream, LinkError, Parcel, Settlement};
+    use crate::pieces::{MAX_ANSWER, PIECE, SMALL};
     use crate::wire;
+
+    /// The messages that a batch becomes.
+    fn encoded(batch: Batch) -> Vec<wire::Downstream> {
+        let mut chunks = Chunks::default();
+        encode_down(Downstream::Batch(batch), &mut chunks);
+        let mut bytes: Vec<u8> = Vec::new();
+        while let Some(chunk) = chunks.next() {
+            bytes.extend_from_slice(&chunk);
+        }
+        let mut bytes = Bytes::from(bytes);
+        let mut messages = Vec::new();
+        while bytes.has_remaining() {
+            assert_eq!(bytes.get_u8(), 0);
+            let length = bytes.get_u32() as usize;
+            messages.push(wire::Downstream::decode(bytes.split_to(length)).unwrap());
+        }
+        messages
+    }
+
+    /// What the other side makes of messages.
+    fn decoded(messages: Vec<wire::Downstream>) -> Result<Vec<Downstream>, LinkError> {
+        let mut decoder = Decoder::default();
+        let results = messages
+            .into_iter()
+            .filter_map(|message| decoder.down(message).transpose());
+        results.collect()
+    }
+
+    fn answer(body: usize) -> Box<Answer> {
+        Box::new(Answer {
+            first_byte_ns: 8,
+            last_byte_ns: 9,
+            head: AnswerHead::parse(Bytes::from_static(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"))
+                .unwrap(),
+            body: Bytes::from(vec![b'a'; body]),
+            body_len: 1 << 30,
+            complete: true,
+        })
+    }
+
+    fn parcel(sequence: u64, body: usize, answer: Option<Box<Answer>>) -> Parcel {
+        let epoch = Arc::new(Epoch::new("web1", 99));
+        let mut exchange = Exchange::clone(&exchange(&epoch, sequence));
+        let byte = |n: usize| (n / 3 + n / 1000) as u8;
+        exchange.request.body = (0..body).map(byte).collect();
+        exchange.request.answer = answer;
+        Parcel {
+            exchange: Arc::new(exchange),
+            target: None,
+            resent: None,
+            claim: None,
+        }
+    }
+
+    fn batch(parcels: Vec<Parcel>) -> Batch {
+        Batch {
+            id: 1,
+            settled_below: Vec::new(),
+            parcels,
+        }
+    }
 
     fn exchange(epoch: &Arc<Epoch>, sequence: u64) -> Arc<Exchange> {
         Arc::new(Exchange {
@@ -58,17 +123,18 @@ mod tests {
                     exchange: exchange(&epoch, 41),
                     target: None,
                     resent: None,
+                    claim: None,
                 },
                 Parcel {
                     exchange: exchange(&epoch, 42),
                     target: Some(target.clone()),
                     resent: Some(Duration::from_millis(5)),
+                    claim: None,
                 },
             ],
         };
-        let bytes = encode_down(Downstream::Batch(batch)).encode_to_vec();
-        let wire = wire::Downstream::decode(Bytes::from(bytes)).unwrap();
-        let Some(Downstream::Batch(batch)) = Decoder::default().down(wire).unwrap() else {
+        let mut messages = decoded(encoded(batch)).unwrap();
+        let Some(Downstream::Batch(batch)) = messages.pop() else {
             panic!("not a batch");
         };
         assert_eq!(batch.id, 3);
@@ -104,7 +170,7 @@ mod tests {
                 outcomes: vec![(name.clone(), *end)],
             })
             .collect();
-        let wire = encode_settled(settlements.clone());
+        let wire = encode_settled(&settlements);
         assert_eq!(wire.runs.len(), ends.len() - 1);
         assert_eq!(Decoder::default().settled(wire).unwrap(), settlements);
     }
@@ -124,5 +190,119 @@ mod tests {
         assert!(Decoder::default().hello(None).is_err());
         let newer = wire::Downstream { message: None };
         assert!(Decoder::default().down(newer).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_announced_end_of_a_piece_is_what_protobuf_has() {
+        for (length, data) in [
+            (SMALL + 1, 1),
+            (1 << 26, 127),
+            (40_000, 128),
+            (300_000, 20_000),
+        ] {
+            let piece = wire::Piece {
+                length: length as u64,
+                data: Bytes::from(vec![b'x'; data]),
+            };
+            let message = wire::Downstream {
+                message: Some(wire::downstream::Message::Piece(piece.clone())),
+            };
+            let mut bytes = begin_piece(length, data);
+            bytes.extend_from_slice(&piece.data);
+            assert_eq!(bytes, message.encode_to_vec());
+        }
+    }
+
+    #[test]
+    fn a_long_answer_is_carried_up_to_a_bound() {
+        let sent = parcel(1, 0, Some(answer(MAX_ANSWER + 1)));
+        let Downstream::Batch(got) = &decoded(encoded(batch(vec![sent]))).unwrap()[0] else {
+            panic!("not a batch");
+        };
+        let got = got.parcels[0].exchange.request.answer.clone().unwrap();
+        assert_eq!((got.body.len(), got.body_len), (MAX_ANSWER, 1 << 30));
+        assert!(!got.is_whole());
+    }
+
+    #[test]
+    fn pieces_that_are_lost_or_left_over_are_refused() {
+        let messages = encoded(batch(vec![parcel(1, PIECE + 1, None)]));
+        assert_eq!(messages.len(), 3);
+        let of = |kept: &[usize]| {
+            let kept = kept.iter().map(|index| messages[*index].clone());
+            decoded(kept.collect()).map(|messages| messages.len())
+        };
+        assert_eq!(of(&[0, 1, 2]), Ok(1));
+        let without = Err(protocol("an exchange without its pieces"));
+        assert_eq!(of(&[2]), without);
+        assert_eq!(of(&[0, 2]), without);
+        assert_eq!(of(&[0, 1, 2, 2]), without);
+        let left = Err(protocol("pieces that no exchange of their batch has"));
+        assert_eq!(of(&[0, 1, 0, 1, 2]), left);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_batch_comes_back_equal(
+            sizes in proptest::collection::vec(
+                (0_usize..3 * PIECE, proptest::option::of(0_usize..2 * PIECE)),
+                1..5,
+            ),
+        ) {
+            let numbered = || (0..).zip(&sizes);
+            let make = || numbered()
+                .map(|(sequence, (body, kept))| parcel(sequence, *body, kept.map(answer)))
+                .collect::<Vec<_>>();
+            let messages = decoded(encoded(batch(make()))).unwrap();
+            let [Downstream::Batch(got)] = &messages[..] else {
+                panic!("not one batch");
+            };
+            prop_assert_eq!(got.parcels.len(), sizes.len());
+            for (sent, got) in make().iter().zip(&got.parcels) {
+                let (sent, got) = (&sent.exchange, &got.exchange);
+                prop_assert_eq!(&sent.id, &got.id);
+                prop_assert!(sent.request.body == got.request.body);
+                prop_assert!(sent.request.answer == got.request.answer);
+            }
+        }
+
+        #[test]
+        fn messages_out_of_order_give_one_line_and_no_panic(
+            order in proptest::collection::vec(0_usize..8, 0..20),
+        ) {
+            let mut messages = encoded(batch(vec![
+                parcel(0, 2 * PIECE + 1, Some(answer(SMALL + 1))),
+                parcel(1, SMALL + 1, None),
+            ]));
+            messages.extend(encoded(batch(vec![parcel(2, 1, None)])));
+            messages.push(wire::Downstream { message: None });
+            prop_assert_eq!(messages.len(), 8);
+            let shuffled = order.iter().map(|index| messages[*index].clone());
+            if let Err(error) = decoded(shuffled.collect()) {
+                prop_assert!(!error.to_string().contains('\n'));
+            }
+        }
+
+        #[test]
+        fn garbage_gives_one_line_and_no_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            // Plain garbage, and a good message with garbage in its midst.
+            let good = encoded(batch(vec![parcel(0, 9, Some(answer(9)))]))[0].encode_to_vec();
+            let at = cut.index(good.len());
+            let mut spoilt = good[..at].to_vec();
+            spoilt.extend_from_slice(&bytes);
+            spoilt.extend_from_slice(&good[(at + bytes.len()).min(good.len())..]);
+            for bytes in [bytes, spoilt] {
+                let Ok(message) = wire::Downstream::decode(Bytes::from(bytes)) else {
+                    continue;
+                };
+                if let Err(error) = decoded(vec![message]) {
+                    prop_assert!(!error.to_string().contains('\n'), "{}", error);
+                }
+            }
+        }
     }
 }

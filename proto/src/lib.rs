@@ -7,26 +7,31 @@
 //! value of its channel, and its holder decides what becomes of what was on it.
 
 pub mod client;
-mod codec;
-pub mod message;
 pub mod server;
+
+mod frames;
+mod rope;
+
+mod codec;
+mod pieces;
+mod receiver;
+
+mod budget;
+pub mod message;
+pub mod pace;
 mod stream;
 
+pub use budget::{Budget, Claim};
 pub use client::{ConnectError, connect};
 pub use message::{
     Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
 };
+pub use pace::Pace;
 pub use server::{Server, serve};
 pub use stream::{Inlet, Outlet, joined};
 
 /// Generated from `reprise/v1/delivery.proto`; stays within this crate.
-#[expect(
-    unused_qualifications,
-    unreachable_pub,
-    clippy::allow_attributes_without_reason,
-    clippy::allow_attributes,
-    reason = "generated code"
-)]
+#[expect(unreachable_pub, reason = "generated code")]
 mod wire {
-    tonic::include_proto!("reprise.v1");
+    include!(concat!(env!("OUT_DIR"), "/reprise.v1.rs"));
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use reprise_traffic::{Disposition, Epoch, Exchange, ExchangeId, Target, TargetName};
 
+use crate::budget::Claim;
+
 /// The sender's first message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
@@ -32,7 +34,7 @@ pub struct Welcome {
 }
 
 /// An exchange on its way.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Parcel {
     /// Shared, never copied within a process.
     pub exchange: Arc<Exchange>,
@@ -40,10 +42,12 @@ pub struct Parcel {
     pub target: Option<TargetName>,
     /// Set where an earlier copy may have reached the other side or one of its peers: the time since that copy.
     pub resent: Option<Duration>,
+    /// Room for it in the taker's budget, where the taker has one and the parcel came over the network.
+    pub claim: Option<Claim>,
 }
 
 /// Parcels that travel together.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// Counts up from 1 on each stream.
     pub id: u64,
@@ -72,7 +76,7 @@ pub struct Delivery {
 }
 
 /// From the side that has exchanges.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Downstream {
     /// Exchanges.
     Batch(Batch),

@@ -4,27 +4,31 @@
 //! that does not begin as HTTP/2 is closed with one warning and costs nobody else anything. What may be lost:
 //! what was taken and not settled when a connection breaks; its sender has it still.
 
-use std::net::SocketAddr;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header;
 use reprise_node::LogLimit;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::transport::server::TcpConnectInfo;
 use tracing::{debug, warn};
 
-use crate::client::{FLOW_WINDOW, FRAME, MAX_MESSAGE, PING_EVERY, PING_TIMEOUT};
+use crate::budget::Budget;
+use crate::client::{FLOW_WINDOW, FRAME, GRPC, PATH, PING_EVERY, PING_TIMEOUT};
 use crate::codec::{Decoder, encode_up, encode_welcome};
-use crate::message::{Downstream, LinkError, Welcome};
+use crate::frames::{Incoming, Outgoing};
+use crate::message::Welcome;
+use crate::receiver::Receiver;
 use crate::stream::{DEPTH, Inlet};
-use crate::wire;
-use crate::wire::delivery_server::{Delivery, DeliveryServer};
 
 /// A connection must show its first bytes within this time.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,15 +53,18 @@ pub struct Server {
     serving: JoinHandle<()>,
 }
 
-/// Serves streams on a bound socket; each stream's first answer is `welcome`.
-pub fn serve(listener: TcpListener, welcome: Welcome) -> Server {
+/// Serves streams on a bound socket; each stream's first answer is `welcome`. With a budget, what comes waits until
+/// there is room for it, and each parcel holds its claim.
+pub fn serve(listener: TcpListener, welcome: Welcome, budget: Option<Budget>) -> Server {
     let (accepted, inlets) = mpsc::channel(DEPTH);
     let (opened, connections) = mpsc::channel(DEPTH);
     let stop = CancellationToken::new();
     tokio::spawn(accept(listener, opened, stop.clone()));
-    let service = DeliveryServer::new(Service { welcome, accepted })
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let service = Service {
+        welcome,
+        accepted,
+        budget,
+    };
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
@@ -189,34 +196,55 @@ async fn begins_as_http2(connection: &TcpStream) -> bool {
     }
 }
 
+#[derive(Debug, Clone)]
 struct Service {
     welcome: Welcome,
     accepted: mpsc::Sender<Inlet>,
+    budget: Option<Budget>,
 }
 
-type Answers = Pin<Box<dyn Stream<Item = Result<wire::Upstream, Status>> + Send>>;
+impl tonic::server::NamedService for Service {
+    const NAME: &'static str = "reprise.v1.Delivery";
+}
 
-#[tonic::async_trait]
-impl Delivery for Service {
-    type DeliverStream = Answers;
+impl tower::Service<http::Request<Body>> for Service {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
-    async fn deliver(
-        &self,
-        request: Request<Streaming<wire::Downstream>>,
-    ) -> Result<Response<Answers>, Status> {
-        let peer = request
-            .remote_addr()
-            .map_or_else(String::new, |a: SocketAddr| a.to_string());
-        let mut inbound = request.into_inner();
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            let answer = match request.uri().path() {
+                PATH => service.deliver(request).await,
+                _ => Err(Status::unimplemented("no such method")),
+            };
+            Ok(answer.unwrap_or_else(Status::into_http))
+        })
+    }
+}
+
+impl Service {
+    async fn deliver(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let connection = request.extensions().get::<TcpConnectInfo>();
+        let peer = connection
+            .and_then(TcpConnectInfo::remote_addr)
+            .map_or_else(String::new, |address| address.to_string());
+        let mut inbound = Incoming::new(request.into_body());
         let decoder = Decoder::default();
-        let first = inbound.message().await?;
+        let first = inbound.next().await?;
         let hello = decoder.hello(first).map_err(|error| {
             warn!(%peer, %error, "refused a stream");
             Status::invalid_argument(error.to_string())
         })?;
         let (to_taker, down) = mpsc::channel(DEPTH);
         let (up, answers) = mpsc::channel(DEPTH);
-        tokio::spawn(read(inbound, decoder, to_taker));
+        let receiver = Receiver::new(inbound, decoder, self.budget);
+        tokio::spawn(receiver.run(to_taker));
         let inlet = Inlet {
             hello,
             peer,
@@ -225,33 +253,9 @@ impl Delivery for Service {
         };
         let stopping = |_| Status::unavailable("stopping");
         self.accepted.send(inlet).await.map_err(stopping)?;
-        let first = tokio_stream::once(encode_welcome(&self.welcome));
-        let answers = first
-            .chain(ReceiverStream::new(answers).map(encode_up))
-            .map(Ok);
-        Ok(Response::new(Box::pin(answers)))
-    }
-}
-
-async fn read(
-    mut inbound: Streaming<wire::Downstream>,
-    mut decoder: Decoder,
-    to_taker: mpsc::Sender<Result<Downstream, LinkError>>,
-) {
-    loop {
-        let message = tokio::select! {
-            message = inbound.message() => message,
-            () = to_taker.closed() => return,
-        };
-        let message = match message {
-            Ok(Some(message)) => decoder.down(message).transpose(),
-            Ok(None) => return,
-            Err(status) => Some(Err(LinkError::Lost(status.message().to_owned()))),
-        };
-        let Some(message) = message else { continue };
-        let broken = message.is_err();
-        if to_taker.send(message).await.is_err() || broken {
-            return;
-        }
+        let outgoing = Outgoing::response(&encode_welcome(&self.welcome), answers, encode_up);
+        let mut response = http::Response::new(Body::new(outgoing));
+        response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+        Ok(response)
     }
 }

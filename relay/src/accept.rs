@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use reprise_proto::{Downstream, Inlet, LinkError, Upstream};
+use reprise_proto::{Downstream, Inlet, LinkError, Pace, Upstream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -91,6 +91,7 @@ async fn answer(
     leaving: CancellationToken,
 ) {
     let mut told = false;
+    let mut pace = Pace::default();
     loop {
         // First, or a busy listener would never hear of it.
         if !told && leaving.is_cancelled() {
@@ -102,10 +103,10 @@ async fn answer(
         }
         let (settlements, outstanding) = custody.take_settled();
         if !settlements.is_empty() {
+            pace.sent();
             if up.send(Upstream::Settled(settlements)).await.is_err() {
                 return;
             }
-            continue;
         }
         if input_ended.is_cancelled() && outstanding == 0 {
             return;
@@ -115,5 +116,6 @@ async fn answer(
             () = input_ended.cancelled(), if !input_ended.is_cancelled() => {}
             () = leaving.cancelled(), if !told => {}
         }
+        pace.turn().await;
     }
 }

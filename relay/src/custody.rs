@@ -9,45 +9,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use reprise_proto::{Delivery, Parcel, Settlement};
+use reprise_proto::{Budget, Claim, Delivery, Parcel, Settlement};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, DropReason, Exchange, ExchangeId, Fault, Target, TargetName};
-use tokio::sync::{Notify, Semaphore};
-
-/// The relay's memory for exchanges in custody, in KiB. Whoever takes more waits, and with it its listener.
-#[derive(Debug, Clone)]
-pub(crate) struct Budget {
-    kib: Arc<Semaphore>,
-    most: u32,
-}
-
-impl Budget {
-    pub(crate) fn new(bytes: usize) -> Budget {
-        let most = u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(1);
-        Budget {
-            kib: Arc::new(Semaphore::new(most as usize)),
-            most,
-        }
-    }
-
-    fn cost(&self, size: usize) -> u32 {
-        // One larger than the whole budget goes alone.
-        u32::try_from(size.div_ceil(1024))
-            .unwrap_or(u32::MAX)
-            .min(self.most)
-    }
-
-    async fn take(&self, size: usize) {
-        // The semaphore is never closed.
-        if let Ok(permit) = self.kib.acquire_many(self.cost(size)).await {
-            permit.forget();
-        }
-    }
-
-    fn give_back(&self, size: usize) {
-        self.kib.add_permits(self.cost(size) as usize);
-    }
-}
+use tokio::sync::Notify;
 
 /// The exchanges of one listener's stream.
 #[derive(Debug)]
@@ -70,7 +35,8 @@ struct Pending {
     /// Deliveries without an answer.
     left: usize,
     outcomes: Vec<(TargetName, Disposition)>,
-    size: usize,
+    /// Gives the memory back when the exchange is settled.
+    _claim: Claim,
 }
 
 impl Custody {
@@ -87,20 +53,23 @@ impl Custody {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an exchange that is for these targets: one job each. Waits while the relay's memory is full.
+    /// Takes an exchange that is for these targets: one job each. One that has no claim on the relay's memory yet, as
+    /// it came from within the process, waits while that is full.
     pub(crate) async fn take(
         self: &Arc<Custody>,
         parcel: Parcel,
         targets: impl ExactSizeIterator<Item = &Arc<Target>>,
     ) -> Vec<Job> {
-        let size = parcel.exchange.request.size();
-        self.budget.take(size).await;
+        let claim = match parcel.claim {
+            Some(claim) => claim,
+            None => self.budget.claim(parcel.exchange.request.size()).await,
+        };
         let id = parcel.exchange.id.clone();
         let outcomes = Vec::with_capacity(targets.len());
         let pending = Pending {
             left: targets.len(),
             outcomes,
-            size,
+            _claim: claim,
         };
         let mut inner = self.lock();
         if pending.left == 0 {
@@ -109,14 +78,11 @@ impl Custody {
                 outcomes: Vec::new(),
             });
             drop(inner);
-            self.budget.give_back(size);
             self.changed.notify_one();
             return Vec::new();
         }
         // The same exchange twice on one stream is a listener gone mad; the first copy's answers count.
         if inner.pending.contains_key(&id) {
-            drop(inner);
-            self.budget.give_back(size);
             return Vec::new();
         }
         inner.pending.insert(id, pending);
@@ -154,7 +120,6 @@ impl Custody {
                 outcomes: pending.outcomes,
             });
             drop(inner);
-            self.budget.give_back(pending.size);
             self.changed.notify_one();
         }
     }

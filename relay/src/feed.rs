@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use reprise_node::membership::Targets;
 use reprise_node::{Backoff, LogLimit};
-use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Upstream};
+use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Pace, Parcel, Upstream};
 use reprise_traffic::{Disposition, DropReason};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -22,7 +22,7 @@ use crate::link::{Link, Load, Orphans, Refused};
 use crate::pools::Pools;
 use crate::watermarks::Watermarks;
 
-/// A batch is sent when it is this large, or as soon as the one before it is on its way.
+/// A batch that is this large is sent at once, a smaller one in its turn ([`Pace`]).
 const BATCH: Load = Load {
     bytes: 512 << 10,
     jobs: 1024,
@@ -132,9 +132,21 @@ impl Feed {
         let mut targets = self.targets.clone();
         targets.mark_changed();
         let mut id = 0;
+        let mut pace = Pace::default();
+        let mut full = true;
         while *answers.borrow() == StreamState::Open && !self.retire.is_cancelled() {
+            if !full {
+                tokio::select! {
+                    () = self.link.changed.notified() => {}
+                    _ = answers.changed() => {}
+                    Ok(()) = targets.changed() => targets.mark_changed(),
+                    () = self.retire.cancelled() => {}
+                }
+                pace.turn().await;
+            }
             // Before the look at the targets: a job's document is never newer than what that look finds.
             let parcels = self.link.take(BATCH);
+            full = is_full(&parcels);
             if targets.has_changed().unwrap_or(false) {
                 let documents = targets.borrow_and_update().values().cloned().collect();
                 if down.send(Downstream::Targets(documents)).await.is_err() {
@@ -142,15 +154,10 @@ impl Feed {
                 }
             }
             if parcels.is_empty() {
-                tokio::select! {
-                    () = self.link.changed.notified() => {}
-                    _ = answers.changed() => {}
-                    Ok(()) = targets.changed() => targets.mark_changed(),
-                    () = self.retire.cancelled() => {}
-                }
                 continue;
             }
             id += 1;
+            pace.sent();
             let settled_below = self.watermarks.of(&parcels);
             let batch = Downstream::Batch(Batch {
                 id,
@@ -198,6 +205,12 @@ impl Feed {
         }
         state.send_replace(StreamState::Ended);
     }
+}
+
+/// True where more may wait than what the batch holds.
+fn is_full(parcels: &[Parcel]) -> bool {
+    let bytes: usize = parcels.iter().map(|p| p.exchange.request.size()).sum();
+    parcels.len() >= BATCH.jobs || bytes >= BATCH.bytes
 }
 
 async fn await_end(reader: JoinHandle<()>) {
@@ -256,10 +269,10 @@ impl Drop for Doubtful {
 
 #[cfg(test)]
 mod tests {
-    use reprise_proto::Welcome;
+    use reprise_proto::{Budget, Welcome};
 
     use super::*;
-    use crate::custody::{Budget, Custody};
+    use crate::custody::Custody;
     use crate::samples::{request, target};
 
     /// Queued again for the same life of its replayer, it is handed back by a second break before it was sent again.

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use reprise_node::Health;
 use reprise_node::membership::{Member, Members, Targets};
-use reprise_proto::{Hello, Inlet, Outlet};
+use reprise_proto::{Budget, Hello, Inlet, Outlet};
 use reprise_traffic::ledger::{LedgerReport, Tally};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ use tracing::{info, warn};
 pub use config::Config;
 pub use run::run;
 
-use crate::custody::{Budget, Custody};
+use crate::custody::Custody;
 use crate::feed::{Doubtful, Feed};
 use crate::link::Link;
 pub use crate::link::Load;
@@ -138,6 +138,11 @@ impl Relay {
             }
         }
         relay
+    }
+
+    /// The memory for what listeners send, to be claimed where it arrives.
+    pub fn budget(&self) -> Budget {
+        self.budget.clone()
     }
 
     /// Serves a listener's stream.

@@ -360,6 +360,7 @@ impl State {
                 exchange: job.exchange.clone(),
                 target: Some(job.target.name.clone()),
                 resent: job.resent,
+                claim: None,
             };
             let flight = Flight {
                 job,

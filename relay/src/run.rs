@@ -72,7 +72,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         window_exchanges: WINDOW_EXCHANGES,
         window_bytes: config.listener_window.0,
     };
-    let mut server = reprise_proto::serve(socket, welcome);
+    let mut server = reprise_proto::serve(socket, welcome, Some(relay.budget()));
     let registration: Option<Registration> = cluster
         .etcd
         .map(|etcd| etcd.register(Role::Relay, &id, member));

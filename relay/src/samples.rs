@@ -38,5 +38,6 @@ pub(crate) fn request(method: &str, sequence: u64) -> Parcel {
         exchange: Arc::new(exchange),
         target: None,
         resent: None,
+        claim: None,
     }
 }

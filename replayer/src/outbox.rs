@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use reprise_proto::{Delivery, Settlement, Upstream};
+use reprise_proto::{Delivery, Pace, Settlement, Upstream};
 use reprise_traffic::Disposition;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,7 @@ impl Outbox {
         leaving: CancellationToken,
     ) {
         let mut told = false;
+        let mut pace = Pace::default();
         loop {
             // First, or a busy relay would never hear of it.
             if !told && leaving.is_cancelled() {
@@ -62,15 +63,14 @@ impl Outbox {
                 let settled = std::mem::take(&mut inner.settled);
                 (settled, std::mem::take(&mut inner.returned), inner.owed)
             };
-            let none = settled.is_empty() && returned.is_empty();
+            if !(settled.is_empty() && returned.is_empty()) {
+                pace.sent();
+            }
             if !settled.is_empty() && up.send(Upstream::Settled(settled)).await.is_err() {
                 return;
             }
             if !returned.is_empty() && up.send(Upstream::Returned(returned)).await.is_err() {
                 return;
-            }
-            if !none {
-                continue;
             }
             if owed == 0 && input_ended.is_cancelled() {
                 return;
@@ -80,6 +80,7 @@ impl Outbox {
                 () = input_ended.cancelled(), if !input_ended.is_cancelled() => {}
                 () = leaving.cancelled(), if !told => {}
             }
+            pace.turn().await;
         }
     }
 }

@@ -67,7 +67,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         window_exchanges: WINDOW_EXCHANGES,
         window_bytes: config.memory.0,
     };
-    let mut server = reprise_proto::serve(socket, welcome);
+    // What a relay may have here is bounded by its credit.
+    let mut server = reprise_proto::serve(socket, welcome, None);
     let registration = etcd.map(|etcd| etcd.register(Role::Replayer, &id, member));
     if let Some(registration) = &registration {
         registration.seen().await;

@@ -309,6 +309,7 @@ mod tests {
             exchange: Arc::new(exchange),
             target: Some(target().name.clone()),
             resent: resent.then_some(Duration::ZERO),
+            claim: None,
         }
     }
 

@@ -4,13 +4,16 @@
 //! argument that is not understood is refused.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use reprise_node::telemetry::{self, LogFormat, TelemetrySettings};
 
+use crate::allocator;
 use crate::demo::{self, DemoArgs};
+use crate::inspect::{self, InspectArgs};
 use crate::ledger::{self, LedgerArgs};
 use crate::modes::{self, ListenerArgs, RelayArgs, ReplayerArgs, RunArgs};
 
@@ -41,13 +44,14 @@ enum Mode {
     Relay(RelayArgs),
     Replayer(ReplayerArgs),
     Ledger(LedgerArgs),
+    Inspect(InspectArgs),
     Demo(DemoArgs),
 }
 
 #[derive(Debug, Args)]
 struct LogArgs {
     /// Log level (error, warn, info, debug, trace) or directives such as info,reprise_relay=debug; REPRISE_LOG counts
-    /// where it isn't given [default: info; error for demo and ledger]
+    /// where it isn't given [default: info; error for demo, ledger and inspect]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
     /// How log lines on stderr look: text or json
@@ -69,53 +73,70 @@ pub(crate) struct FileArgs {
     pub(crate) print_default: bool,
 }
 
+/// What a mode does once the runtime is there.
+pub(crate) type Work = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>>>>;
+
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     reprise_node::lifecycle::abort_on_panic();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let outcome = runtime.context("start the runtime").and_then(|runtime| {
-        let outcome = runtime.block_on(run(cli));
-        // A name that is being looked up must not hold up the end.
-        runtime.shutdown_background();
-        outcome
-    });
-    outcome.unwrap_or_else(|error| {
+    if matches!(cli.mode, Mode::Listener(_) | Mode::Run(_)) {
+        allocator::give_back_large_pieces();
+    }
+    start(cli).unwrap_or_else(|error| {
         eprintln!("reprise: {error:#}");
         ExitCode::FAILURE
     })
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+/// A mode reads its settings and gives up rights while this thread is the only one; then its work begins.
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let telemetry = telemetry_settings(&cli);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(cli.mode, Mode::Listener(_)) {
+        // A web host with 64 cores has them for production. What isn't done by the threads of the captures is one
+        // stream and the mirror endpoint; names and files are looked up one by one.
+        runtime.worker_threads(2).max_blocking_threads(4);
+    }
+    let work: Work = match cli.mode {
+        Mode::Run(args) => modes::run(args)?,
+        Mode::Listener(args) => modes::listener(args)?,
+        Mode::Relay(args) => Box::pin(modes::relay(args)),
+        Mode::Replayer(args) => Box::pin(modes::replayer(args)),
+        Mode::Ledger(args) => Box::pin(ledger::run(args)),
+        Mode::Demo(args) => Box::pin(demo::run(args)),
+        // Nothing else runs in this process.
+        Mode::Inspect(args) => Box::pin(async move { inspect::run(&args) }),
+    };
+    let runtime = runtime.enable_all().build().context("start the runtime")?;
+    let outcome = runtime.block_on(async {
+        let telemetry = telemetry::init(&telemetry)?;
+        let outcome = work.await;
+        telemetry.shutdown().await;
+        outcome
+    });
+    // A name that is being looked up must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn telemetry_settings(cli: &Cli) -> TelemetrySettings {
     let role = match &cli.mode {
         Mode::Run(_) => "run",
         Mode::Listener(_) => "listener",
         Mode::Relay(_) => "relay",
         Mode::Replayer(_) => "replayer",
         Mode::Ledger(_) => "ledger",
+        Mode::Inspect(_) => "inspect",
         Mode::Demo(_) => "demo",
     };
-    let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_));
-    let log = cli.log.log.or_else(|| quiet.then(|| "error".to_owned()));
-    let log_format = cli.log.log_format;
-    let settings = TelemetrySettings {
+    let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_) | Mode::Inspect(_));
+    let log = cli.log.log.clone();
+    TelemetrySettings {
         role,
         node: None,
-        log,
-        log_format,
-    };
-    let telemetry = telemetry::init(&settings)?;
-    let outcome = match cli.mode {
-        Mode::Run(args) => modes::run(args).await,
-        Mode::Listener(args) => modes::listener(args).await,
-        Mode::Relay(args) => modes::relay(args).await,
-        Mode::Replayer(args) => modes::replayer(args).await,
-        Mode::Ledger(args) => ledger::run(args).await,
-        Mode::Demo(args) => demo::run(args).await,
-    };
-    telemetry.shutdown().await;
-    outcome
+        log: log.or_else(|| quiet.then(|| "error".to_owned())),
+        log_format: cli.log.log_format,
+    }
 }
 
 #[cfg(test)]

@@ -1,17 +1,17 @@
 //! All roles in one process: the same code, joined by channels instead of sockets.
 //!
 //! What enters: packets and mirrored requests on this host. What leaves: requests to the targets. What may be lost:
-//! when the memory for unsettled requests is full, new ones are dropped and counted; production never waits.
+//! when memory or CPU is short, whole sessions are left out and counted; production never waits.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use reprise_listener::governor::CpuLimit;
 use reprise_listener::ship::Relays;
-use reprise_listener::{CaptureSpec, Listener, SourceSettings, Sources};
+use reprise_listener::{Listener, SourceSettings, Sources};
 use reprise_node::admin::{self, Admin};
-use reprise_node::config::ByteSize;
 use reprise_node::membership::Targets;
 use reprise_node::{Health, ListenAddress, identity, metrics};
 use reprise_proto::{Hello, Welcome, joined};
@@ -25,13 +25,10 @@ use tracing::info;
 /// What an embedded cluster needs to know.
 #[derive(Debug)]
 pub(crate) struct EmbeddedConfig {
-    pub(crate) capture: Vec<CaptureSpec>,
-    pub(crate) mirror: Vec<ListenAddress>,
-    pub(crate) ring: ByteSize,
-    pub(crate) max_exchange: ByteSize,
+    pub(crate) sources: SourceSettings,
     pub(crate) targets: watch::Receiver<Targets>,
     pub(crate) admin: ListenAddress,
-    pub(crate) memory: ByteSize,
+    pub(crate) cpu_limit: CpuLimit,
     pub(crate) drain_timeout: Duration,
 }
 
@@ -55,23 +52,17 @@ impl Embedded {
     pub(crate) async fn start(config: EmbeddedConfig) -> anyhow::Result<Embedded> {
         let admin = admin::bind(&config.admin)?;
         let address = admin.address();
-        let sources = Sources::open(&SourceSettings {
-            capture: config.capture,
-            mirror: config.mirror,
-            ring: config.ring,
-            max_exchange: config.max_exchange,
-            memory: config.memory,
-        })?;
+        let sources = Sources::open(&config.sources)?;
         let health = Health::new();
         let mut registry = Registry::default();
         // Whatever is unsettled is in the listener's window, so its bound is the bound of all; the others share
         // the same bytes and need none of their own.
-        let memory = config.memory.as_usize();
+        let memory = sources.budget().limit();
 
         let replayer = Replayer::start(NODE.to_owned(), memory, &mut registry);
         // What is too much for the replayer waits in the relay.
         let credit = reprise_replayer::TARGET_JOBS as u64;
-        let (to_replayer, from_relay) = joined(hello(), welcome(config.memory, credit));
+        let (to_replayer, from_relay) = joined(hello(), welcome(memory, credit));
         replayer.accept(from_relay);
 
         let relay = Relay::start(reprise_relay::Parts {
@@ -85,20 +76,21 @@ impl Embedded {
             },
             health: health.clone(),
         });
-        let (to_relay, from_listener) = joined(hello(), welcome(config.memory, u64::MAX));
+        let (to_relay, from_listener) = joined(hello(), welcome(memory, u64::MAX));
         relay.accept(from_listener);
 
         let listener = Listener::start(reprise_listener::Parts {
             node: identity::hostname(),
             started_ns: identity::incarnation(),
             sources,
-            memory,
+            cpu_limit: config.cpu_limit,
             relays: Relays::InProcess(to_relay),
             health: health.clone(),
         })?;
 
         let ledger = Arc::new(listener.ledger());
         metrics::register_ledger(&mut registry, ledger.clone());
+        listener.register(&mut registry);
         let serving = admin.serve(Admin {
             node: NODE.to_owned(),
             role: "run",
@@ -146,12 +138,12 @@ fn hello() -> Hello {
     }
 }
 
-fn welcome(memory: ByteSize, window_exchanges: u64) -> Welcome {
+fn welcome(memory: usize, window_exchanges: u64) -> Welcome {
     Welcome {
         node: NODE.to_owned(),
         version: identity::VERSION.to_owned(),
         incarnation: 1,
         window_exchanges,
-        window_bytes: memory.0,
+        window_bytes: memory as u64,
     }
 }

@@ -9,16 +9,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use reprise_listener::CaptureSpec;
+use reprise_listener::capture::{self, CaptureSpec, NamePattern, Tunnel};
+use reprise_listener::governor::CpuLimit;
+use reprise_listener::packet::VniRule;
+use reprise_listener::{SourceSettings, budget};
 use reprise_node::ListenAddress;
 use reprise_node::config::{self, ByteSize};
 use reprise_node::membership::{Targets, fixed_targets, watch_targets_file};
+use reprise_node::privileges::{self, Account};
 use reprise_traffic::{Target, TargetDocument, TargetName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::cli::FileArgs;
+use crate::cli::{FileArgs, Work};
 use crate::embedded::{Embedded, EmbeddedConfig};
 use crate::table;
 
@@ -58,7 +62,8 @@ struct RunFlags {
     /// Metrics, health and ledger [default: 127.0.0.1:28490]
     #[arg(long, value_name = "ADDR")]
     admin: Option<ListenAddress>,
-    /// Memory for captured requests that are not settled; past it new ones are dropped and counted [default: 512MiB]
+    /// Resident memory of the whole process, but for connections to targets; past what it leaves for requests, sessions
+    /// are left out and counted as shed_memory [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
@@ -73,19 +78,52 @@ struct RunFlags {
 /// What a listener captures; the same for `run` and `listener`.
 #[derive(Debug, Args, Serialize)]
 struct SourceFlags {
-    /// Capture requests to these ports: lo:8080, eth0:80,8080, :80 (all interfaces), 10.0.0.1:80; repeatable. Needs
-    /// CAP_NET_RAW [default: none]
+    /// Capture requests to these ports: lo:8080, eth0:80,8080, veth*:80 (those that come later too), :80 (all
+    /// interfaces), 10.0.0.1:80; repeatable. Needs CAP_NET_RAW [default: none]
     #[arg(long, value_name = "IFACE:PORTS")]
     capture: Vec<CaptureSpec>,
+    /// Leave this interface out, whatever --capture says; a name, or a pattern as in docker*; repeatable [default: none]
+    #[arg(long, value_name = "NAME")]
+    capture_ignore: Vec<NamePattern>,
+    /// Threads that capture, each its share of the connections, where one is not enough [default: 1]
+    #[arg(long, value_name = "N")]
+    capture_threads: Option<usize>,
+    /// Filter packets by this expression (pcap-filter(7), over IP packets) instead of the one made of --capture's ports,
+    /// which still say where servers are [default: none]
+    #[arg(long, value_name = "EXPR")]
+    bpf: Option<String>,
+    /// Look into tunnels: vxlan, geneve, vxlan:PORT, geneve:PORT; repeatable [default: none]
+    #[arg(long, value_name = "KIND")]
+    tunnel: Vec<Tunnel>,
+    /// With --tunnel, only this VXLAN or GENEVE network, or with '!N' all but that one; repeatable [default: all]
+    #[arg(long, value_name = "N")]
+    vni: Vec<VniRule>,
+    /// Capture the servers' answers too [default: false]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    track_response: bool,
+    /// With --track-response: how much of an answer's body is kept [default: 64KiB]
+    #[arg(long, value_name = "SIZE")]
+    track_response_body: Option<ByteSize>,
+    /// Become this user, NAME or NAME:GROUP, and keep no right but CAP_NET_RAW [default: none]
+    #[arg(long, value_name = "USER")]
+    user: Option<Account>,
+    /// Niceness of the process, 0 to 19 [default: 0]
+    #[arg(long, value_name = "N")]
+    nice: Option<u8>,
     /// Take every HTTP request that arrives here as captured, and answer it 204 at once; repeatable [default: none]
     #[arg(long, value_name = "ADDR")]
     mirror: Vec<ListenAddress>,
-    /// Kernel memory for packets that wait to be read, for each capture [default: 128MiB]
+    /// Kernel memory for packets that wait to be read, of all interfaces and threads; part of --memory [default: 16MiB]
     #[arg(long, value_name = "SIZE")]
     ring: Option<ByteSize>,
     /// A request larger than this is dropped whole and counted as too_large [default: 32MiB]
     #[arg(long, value_name = "SIZE")]
     max_exchange: Option<ByteSize>,
+    /// CPU time of the whole process, in percent of one core, as 20%; past it sessions are left out and counted as
+    /// shed_cpu [default: none]
+    #[arg(long, value_name = "PERCENT")]
+    cpu_limit: Option<CpuLimit>,
 }
 
 /// The settings of `reprise run`.
@@ -93,6 +131,15 @@ struct SourceFlags {
 #[serde(default, deny_unknown_fields)]
 struct RunConfig {
     capture: Vec<CaptureSpec>,
+    capture_ignore: Vec<NamePattern>,
+    capture_threads: usize,
+    bpf: Option<String>,
+    tunnel: Vec<Tunnel>,
+    vni: Vec<VniRule>,
+    track_response: bool,
+    track_response_body: ByteSize,
+    user: Option<Account>,
+    nice: u8,
     mirror: Vec<ListenAddress>,
     ring: ByteSize,
     max_exchange: ByteSize,
@@ -101,6 +148,7 @@ struct RunConfig {
     methods: Vec<String>,
     admin: ListenAddress,
     memory: ByteSize,
+    cpu_limit: CpuLimit,
     #[serde(with = "config::duration")]
     drain_timeout: Duration,
 }
@@ -110,6 +158,15 @@ impl Default for RunConfig {
         let listener = reprise_listener::Config::default();
         RunConfig {
             capture: Vec::new(),
+            capture_ignore: Vec::new(),
+            capture_threads: listener.capture_threads,
+            bpf: None,
+            tunnel: Vec::new(),
+            vni: Vec::new(),
+            track_response: listener.track_response,
+            track_response_body: listener.track_response_body,
+            user: None,
+            nice: listener.nice,
             mirror: Vec::new(),
             ring: listener.ring,
             max_exchange: listener.max_exchange,
@@ -118,12 +175,36 @@ impl Default for RunConfig {
             methods: Vec::new(),
             admin: ListenAddress::loopback(28490),
             memory: ByteSize::mib(512),
+            cpu_limit: listener.cpu_limit,
             drain_timeout: Duration::from_secs(30),
         }
     }
 }
 
 impl RunConfig {
+    /// Its first half is a listener.
+    fn sources(&self) -> SourceSettings {
+        let listener = reprise_listener::Config {
+            capture: self.capture.clone(),
+            capture_ignore: self.capture_ignore.clone(),
+            capture_threads: self.capture_threads,
+            bpf: self.bpf.clone(),
+            tunnel: self.tunnel.clone(),
+            vni: self.vni.clone(),
+            track_response: self.track_response,
+            track_response_body: self.track_response_body,
+            mirror: self.mirror.clone(),
+            ring: self.ring,
+            max_exchange: self.max_exchange,
+            memory: self.memory,
+            ..reprise_listener::Config::default()
+        };
+        SourceSettings {
+            process: budget::RUN,
+            ..listener.sources()
+        }
+    }
+
     fn targets(&self) -> anyhow::Result<watch::Receiver<Targets>> {
         match (&self.targets, self.to.is_empty()) {
             (Some(_), false) => bail!("--to and --targets exclude each other"),
@@ -155,26 +236,37 @@ impl RunConfig {
     }
 }
 
-pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: RunArgs) -> anyhow::Result<Work> {
     let Some(config) = settings::<RunConfig>(&args.file, &args.flags)? else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(done());
     };
+    let sources = config.sources();
+    sources.plan().budget()?;
+    capture::check(&sources.capture)?;
+    if !args.file.check {
+        confine(config.user.as_ref(), config.nice)?;
+    }
+    Ok(Box::pin(replay_here(config, sources, args.file.check)))
+}
+
+async fn replay_here(
+    config: RunConfig,
+    sources: SourceSettings,
+    check: bool,
+) -> anyhow::Result<ExitCode> {
     let targets = config.targets()?;
     if config.capture.is_empty() && config.mirror.is_empty() {
         bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
     }
-    if args.file.check {
+    if check {
         return checked();
     }
     let stop = reprise_node::lifecycle::shutdown_signal()?;
     let embedded = Embedded::start(EmbeddedConfig {
-        capture: config.capture,
-        mirror: config.mirror,
-        ring: config.ring,
-        max_exchange: config.max_exchange,
+        sources,
         targets,
         admin: config.admin,
-        memory: config.memory,
+        cpu_limit: config.cpu_limit,
         drain_timeout: config.drain_timeout,
     })
     .await?;
@@ -189,7 +281,9 @@ Examples:
   reprise listener --capture eth0:80,8080 --etcd http://etcd-1:2379 --etcd http://etcd-2:2379
       capture two ports and ship to whichever relays are members of the cluster
   reprise listener --mirror :28019 --relay relay-1:28400
-      take copies from a proxy on this host and ship to a fixed relay";
+      take copies from a proxy on this host and ship to a fixed relay
+  reprise listener --capture eth0:80 --discard
+      capture and count only, to see what that costs on this host; Ctrl-C shows the count";
 
 /// Capture requests on a web host and ship them to a relay
 #[derive(Debug, Args)]
@@ -212,13 +306,18 @@ struct ListenerFlags {
     /// Ship to this relay; repeatable; instead of --etcd [default: none]
     #[arg(long, value_name = "HOST:PORT")]
     relay: Vec<String>,
+    /// Ship nothing: count what is captured, to see what a listener would cost on this host
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    discard: bool,
     /// Member name [default: HOSTNAME-listener-ADMINPORT]
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
     /// Metrics, health and ledger [default: 127.0.0.1:28493]
     #[arg(long, value_name = "ADDR")]
     admin: Option<ListenAddress>,
-    /// Memory for captured requests that are not settled; past it new ones are dropped and counted [default: 64MiB]
+    /// Resident memory of the whole process; past what it leaves for requests, sessions are left out and counted as
+    /// shed_memory [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
@@ -230,18 +329,27 @@ struct ListenerFlags {
     drain_timeout: Option<Duration>,
 }
 
-pub(crate) async fn listener(args: ListenerArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn listener(args: ListenerArgs) -> anyhow::Result<Work> {
     let Some(config) = settings::<reprise_listener::Config>(&args.file, &args.flags)? else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(done());
     };
     config.validate()?;
     if args.file.check {
-        return checked();
+        return Ok(Box::pin(async { checked() }));
     }
-    let stop = reprise_node::lifecycle::shutdown_signal()?;
-    let report = reprise_listener::run(config, stop).await?;
-    eprint!("{}", table::closing(&report));
-    Ok(ExitCode::SUCCESS)
+    confine(config.user.as_ref(), config.nice)?;
+    Ok(Box::pin(async move {
+        let stop = reprise_node::lifecycle::shutdown_signal()?;
+        let report = reprise_listener::run(config, stop).await?;
+        eprint!("{}", table::closing(&report));
+        Ok(ExitCode::SUCCESS)
+    }))
+}
+
+/// Gives up what a listener doesn't need: before there are threads, and before anything else is opened.
+fn confine(user: Option<&Account>, nice: u8) -> anyhow::Result<()> {
+    privileges::set_nice(nice)?;
+    user.map_or(Ok(()), privileges::drop_to)
 }
 
 const RELAY_EXAMPLES: &str = "\
@@ -386,6 +494,19 @@ where
         return Ok(None);
     }
     config::load(file.config.as_deref(), flags).map(Some)
+}
+
+fn done() -> Work {
+    Box::pin(async { Ok(ExitCode::SUCCESS) })
+}
+
+/// Flags that were not given stay out of what overrides the file.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn checked() -> anyhow::Result<ExitCode> {

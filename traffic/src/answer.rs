@@ -5,10 +5,11 @@
 //! What may be lost: the end of a body that is longer than what is kept; its length is known all the same.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 
-use crate::head::{Fields, HeadError, MAX_HEADERS};
+use crate::head::{Fields, HeadError, MAX_HEADERS, spans};
 
 /// A response's head as captured.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,9 +25,10 @@ impl AnswerHead {
     /// # Errors
     /// When the head isn't one that every parser reads in the same way.
     pub fn parse(raw: Bytes) -> Result<AnswerHead, HeadError> {
-        let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut slots);
-        match response.parse(&raw) {
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        match config.parse_response_with_uninit_headers(&mut response, &raw, &mut slots) {
             Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
             Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
             Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
@@ -36,10 +38,11 @@ impl AnswerHead {
         let (Some(status), Some(minor)) = (response.code, response.version) else {
             return Err(HeadError::Malformed);
         };
+        let spans = spans(&raw, response.headers);
         Ok(AnswerHead {
             status,
             minor,
-            fields: Fields::new(raw.clone(), &raw, response.headers),
+            fields: Fields::new(raw, spans),
         })
     }
 

@@ -51,7 +51,7 @@ const MAX_CHUNK_LINE: usize = 8 * 1024;
 /// # Errors
 /// When the head says it in a way that parsers read differently.
 pub fn of_request(head: &Head) -> Result<Framing, FramingError> {
-    let framing = from_headers(head.headers(), head.minor_version())?;
+    let framing = from_headers(head.header_bytes(), head.minor_version())?;
     Ok(framing.unwrap_or(Framing::Length(0)))
 }
 
@@ -69,24 +69,25 @@ pub fn of_response<'a>(
     if bodiless || (request_method == "CONNECT" && status < 300) {
         return Ok(Framing::Length(0));
     }
+    let headers = headers.map(|(name, value)| (name.as_bytes(), value));
     let framing = from_headers(headers, minor_version)?;
     Ok(framing.unwrap_or(Framing::UntilClose))
 }
 
 fn from_headers<'a>(
-    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     minor_version: u8,
 ) -> Result<Option<Framing>, FramingError> {
     let mut length = None;
     let mut chunked = false;
     let mut encoded = false;
     for (name, value) in headers {
-        if name.eq_ignore_ascii_case("content-length") {
+        if name.eq_ignore_ascii_case(b"content-length") {
             if length.is_some() {
                 return Err(FramingError::BadLength);
             }
             length = Some(content_length(value)?);
-        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             for coding in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
                 // Nothing may follow `chunked`, an empty element included.
                 if chunked || coding.is_empty() {

@@ -5,6 +5,7 @@
 //! What may be lost: nothing; a head whose meaning is a matter of opinion is refused (RFC 9112 §2.2, §5).
 
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -36,14 +37,21 @@ pub(crate) struct Fields {
     spans: Box<[(Span, Span)]>,
 }
 
+/// Where header lines lie in a head: names and values.
+pub(crate) type Spans = Box<[(Span, Span)]>;
+
+/// Where headers lie that were found in `raw`.
+pub(crate) fn spans(raw: &[u8], headers: &[httparse::Header<'_>]) -> Spans {
+    let span = |h: &httparse::Header<'_>| {
+        let name = Span::of(h.name.as_bytes(), raw);
+        (name, Span::of(h.value, raw))
+    };
+    headers.iter().map(span).collect()
+}
+
 impl Fields {
-    /// Of headers that were found in `text`, which is `raw` or what [`masked`] made of it.
-    pub(crate) fn new(raw: Bytes, text: &[u8], headers: &[httparse::Header<'_>]) -> Fields {
-        let span = |h: &httparse::Header<'_>| {
-            let name = Span::of(h.name.as_bytes(), text);
-            (name, Span::of(h.value, text))
-        };
-        let spans = headers.iter().map(span).collect();
+    /// Of header lines that lie in `raw` at `spans`.
+    pub(crate) fn new(raw: Bytes, spans: Spans) -> Fields {
         Fields { raw, spans }
     }
 
@@ -58,16 +66,23 @@ impl Fields {
 
     /// Name and value of every header line.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.spans.iter().map(|(name, value)| {
+        self.bytes().map(|(name, value)| {
             // httparse checked that it is a token, which is ASCII.
-            let name = std::str::from_utf8(&self.raw[name.range()]).unwrap_or_default();
-            (name, &self.raw[value.range()])
+            (std::str::from_utf8(name).unwrap_or_default(), value)
         })
+    }
+
+    /// The same, names as bytes: cheaper where they are only compared.
+    pub(crate) fn bytes(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let part = |span: &Span| &self.raw[span.range()];
+        self.spans
+            .iter()
+            .map(move |(name, value)| (part(name), part(value)))
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Span {
+pub(crate) struct Span {
     start: u32,
     end: u32,
 }
@@ -101,43 +116,18 @@ impl Head {
     /// # Errors
     /// When the head isn't one that every parser reads in the same way.
     pub fn parse(raw: Bytes) -> Result<Head, HeadError> {
-        match Head::parse_as(&raw, &raw) {
+        let parts = match Parts::of(&raw) {
             Err(HeadError::Malformed) => {
                 let text = masked(&raw).ok_or(HeadError::Malformed)?;
-                Head::parse_as(&raw, &text)
+                Parts::of(&text)?
             }
-            result => result,
-        }
-    }
-
-    /// As `text` has it, where every part lies in the same place.
-    fn parse_as(raw: &Bytes, text: &[u8]) -> Result<Head, HeadError> {
-        let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut request = httparse::Request::new(&mut slots);
-        match request.parse(text) {
-            Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
-            Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
-            Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
-            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
-            Err(_) => return Err(HeadError::Malformed),
-        }
-        if has_bare_line_feed(raw) {
-            return Err(HeadError::BareLineFeed);
-        }
-        let (Some(method), Some(target), Some(minor)) =
-            (request.method, request.path, request.version)
-        else {
-            return Err(HeadError::Malformed);
+            parts => parts?,
         };
-        let (method, target) = (
-            Span::of(method.as_bytes(), text),
-            Span::of(target.as_bytes(), text),
-        );
         Ok(Head {
-            method,
-            target,
-            minor,
-            fields: Fields::new(raw.clone(), text, request.headers),
+            method: parts.method,
+            target: parts.target,
+            minor: parts.minor,
+            fields: Fields::new(raw, parts.spans),
         })
     }
 
@@ -182,6 +172,11 @@ impl Head {
         self.fields.iter()
     }
 
+    /// The same with names as bytes, which is cheaper where they are only compared.
+    pub fn header_bytes(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.bytes()
+    }
+
     /// Bytes that it holds on the heap.
     pub fn size(&self) -> usize {
         self.fields.size()
@@ -189,8 +184,9 @@ impl Head {
 
     /// The value of the first header line of that name, in any case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+        self.fields
+            .bytes()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
     }
 
@@ -203,6 +199,48 @@ impl Head {
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method(), self.target().escape_ascii())
+    }
+}
+
+/// Where the parts of a head lie.
+struct Parts {
+    method: Span,
+    target: Span,
+    minor: u8,
+    spans: Spans,
+}
+
+impl Parts {
+    /// Finds them in a head, or in what [`masked`] made of it.
+    fn of(raw: &[u8]) -> Result<Parts, HeadError> {
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(raw, &mut slots) {
+            Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
+            Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
+            Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
+            Err(_) => return Err(HeadError::Malformed),
+        }
+        if has_bare_line_feed(raw) {
+            return Err(HeadError::BareLineFeed);
+        }
+        let (Some(method), Some(target), Some(minor)) =
+            (request.method, request.path, request.version)
+        else {
+            return Err(HeadError::Malformed);
+        };
+        let (method, target) = (
+            Span::of(method.as_bytes(), raw),
+            Span::of(target.as_bytes(), raw),
+        );
+        let spans = spans(raw, request.headers);
+        Ok(Parts {
+            method,
+            target,
+            minor,
+            spans,
+        })
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod answer;
 pub mod exchange;
 pub mod framing;
+pub mod gor;
 pub mod head;
 pub mod ledger;
 pub mod outcome;

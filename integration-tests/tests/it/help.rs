@@ -7,7 +7,9 @@ use reprise_integration_tests::process::output;
 
 use crate::rig;
 
-const MODES: [&str; 6] = ["run", "listener", "relay", "replayer", "ledger", "demo"];
+const MODES: [&str; 7] = [
+    "run", "listener", "relay", "replayer", "ledger", "inspect", "demo",
+];
 
 fn help(mode: Option<&str>) -> String {
     let mut command = Place::loopback().command(rig::binary());

@@ -9,6 +9,7 @@
 mod arrivals;
 mod bad_input;
 mod demo;
+mod discard;
 mod drain;
 mod embedded;
 mod etcd_loss;
@@ -20,3 +21,4 @@ mod parts;
 mod relay_loss;
 mod replayer_loss;
 mod rig;
+mod slow_relay;

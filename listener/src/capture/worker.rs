@@ -1,25 +1,30 @@
-//! The thread of one capture: from its device to whole requests.
+//! A capture thread: from its device to whole requests.
 //!
-//! What enters: packets of one device. What leaves: requests, into the sink, which never waits.
+//! What enters: packets of all captured interfaces. What leaves: requests, into the sink, which never waits.
 //! What may be lost: packets while the device is gone, which it re-opens as soon as it can; what else is lost on the
 //! way is counted by the parts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pcap::Packet;
+use reprise_node::LogLimit;
 use reprise_traffic::exchange::Captured;
 
-use super::device::{BATCH, Device};
-use super::{CaptureSpec, Settings};
+use super::device::{BATCH, Device, Fanout};
+use super::interfaces::{self, Present};
+use super::opening;
+use super::scope::Scope;
 use crate::edge::{Edge, EdgeEvent};
-use crate::packet::{Decoder, Frame, LinkType};
-use crate::reassembly::{self, Answers, Ports, Reassembler};
+use crate::packet::Decoder;
+use crate::reassembly::{self, Reassembler};
 
 /// The longest that the thread sleeps: it has to notice a stop.
 const TICK: Duration = Duration::from_millis(100);
 const DROPS_EVERY: Duration = Duration::from_secs(1);
+/// How often the list of interfaces is read.
+const SCAN_EVERY: Duration = Duration::from_millis(500);
 const BACK_OFF: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
 
 /// After a stop the kernel's last block of packets arrives within this time.
@@ -27,26 +32,31 @@ const LAST_BLOCK: Duration = Duration::from_millis(25);
 /// However much more there is, a stop takes no longer.
 const DRAIN: Duration = Duration::from_secs(2);
 
+static DROPPING: LogLimit = LogLimit::every(Duration::from_secs(10));
+static UNFILTERED: LogLimit = LogLimit::every(Duration::from_secs(10));
+
 pub(super) struct Worker<S> {
-    pub(super) spec: CaptureSpec,
-    pub(super) settings: Settings,
+    pub(super) scope: Arc<Scope>,
+    /// Bytes of its ring.
+    pub(super) ring: usize,
+    pub(super) reassembly: reassembly::Settings,
     pub(super) edge: Arc<Edge>,
     pub(super) sink: S,
     pub(super) stop: Arc<AtomicBool>,
-    /// Keeps fragments from one read to the next.
+    pub(super) fanout: Option<Fanout>,
+    /// The first of several threads speaks, and counts what concerns all.
+    pub(super) first: bool,
+    pub(super) present: Present,
     pub(super) decoder: Decoder,
+    /// What the interfaces had dropped at the last look.
+    pub(super) interface_drops: BTreeMap<String, u64>,
 }
 
 impl<S: FnMut(Captured)> Worker<S> {
     /// Captures until it is told to stop.
     pub(super) fn run(mut self, device: Device) {
-        let settings = reassembly::Settings {
-            limits: self.settings.limits.clone(),
-            ports: Ports::only(self.spec.ports()),
-            answers: Answers::Unseen,
-        };
-        let mut reassembler = Reassembler::new(settings, self.edge.clone());
-        tracing::info!(capture = %self.spec, link = ?device.link(), "capture started");
+        let mut reassembler = Reassembler::new(self.reassembly.clone(), self.edge.clone());
+        self.count_interface_drops();
         let mut device = Some(device);
         while !self.stop.load(Ordering::Relaxed) {
             device = match device {
@@ -59,17 +69,21 @@ impl<S: FnMut(Captured)> Worker<S> {
         }
         self.edge.count(EdgeEvent::Fragments, self.decoder.finish());
         reassembler.finish(&mut self.sink);
-        tracing::info!(capture = %self.spec, "capture stopped");
+        if self.first {
+            tracing::info!(capture = self.scope.name(), "capture stopped");
+        }
     }
 
     /// Reads until told to stop, which gives the device back, or until it fails.
     fn follow(&mut self, mut device: Device, reassembler: &mut Reassembler) -> Option<Device> {
         let mut drops_at = Instant::now();
+        let mut scan_at = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
             let read = match self.read(&mut device, reassembler) {
                 Ok(read) => read,
                 Err(error) => {
-                    tracing::warn!(capture = %self.spec, %error, "capture device failed, re-opening it");
+                    let capture = self.scope.name();
+                    tracing::warn!(capture, %error, "capture device failed, re-opening it");
                     self.count_drops(&mut device);
                     return None;
                 }
@@ -77,6 +91,10 @@ impl<S: FnMut(Captured)> Worker<S> {
             if drops_at.elapsed() >= DROPS_EVERY {
                 drops_at = Instant::now();
                 self.count_drops(&mut device);
+            }
+            if scan_at.elapsed() >= SCAN_EVERY {
+                scan_at = Instant::now();
+                self.scan(&device);
             }
             if read == BATCH {
                 continue;
@@ -105,19 +123,49 @@ impl<S: FnMut(Captured)> Worker<S> {
         device: &mut Device,
         reassembler: &mut Reassembler,
     ) -> Result<usize, pcap::Error> {
-        let link = device.link();
-        let (edge, sink, decoder) = (&self.edge, &mut self.sink, &mut self.decoder);
-        let mut bytes = 0;
-        let read = device.read(|packet| {
-            bytes += u64::from(packet.header.len);
-            take(&packet, link, decoder, edge, reassembler, sink);
+        let (edge, decoder, sink) = (&self.edge, &mut self.decoder, &mut self.sink);
+        let (mut packets, mut bytes) = (0, 0);
+        let read = device.read(|frame| {
+            packets += 1;
+            bytes += frame.wire_len as u64;
+            match decoder.decode(frame) {
+                Ok(segment) => reassembler.push(&segment, frame.at_ns, sink),
+                Err(reason) => edge.count(reason.into(), 1),
+            }
         })?;
-        if read > 0 {
-            self.edge.count(EdgeEvent::Packets, read as u64);
+        if packets > 0 {
+            self.edge.count(EdgeEvent::Packets, packets);
             self.edge.count(EdgeEvent::Bytes, bytes);
             self.edge.count(EdgeEvent::Fragments, self.decoder.lost());
         }
         Ok(read)
+    }
+
+    /// Looks whether interfaces came or went.
+    fn scan(&mut self, device: &Device) {
+        if self.scope.selection.only().is_some() {
+            return;
+        }
+        let Ok(now) = interfaces::present() else {
+            return;
+        };
+        if now == self.present {
+            return;
+        }
+        let attached = self.scope.program(&now).map_err(anyhow::Error::new);
+        match attached.and_then(|program| device.attach(&program).map_err(anyhow::Error::new)) {
+            Ok(()) => {
+                if self.first {
+                    self.scope.selection.report(&self.present, &now);
+                }
+                self.present = now;
+            }
+            Err(error) => {
+                if let Some(suppressed) = UNFILTERED.allow() {
+                    tracing::warn!(%error, suppressed, "new interfaces are not captured");
+                }
+            }
+        }
     }
 
     fn reopen(&mut self, reassembler: &mut Reassembler) -> Option<Device> {
@@ -131,57 +179,74 @@ impl<S: FnMut(Captured)> Worker<S> {
                 std::thread::sleep(TICK.min(pause));
                 reassembler.expire(now_ns(), &mut self.sink);
             }
-            match Device::open(&self.spec, self.settings.ring) {
+            let capture = self.scope.name();
+            match self.open() {
                 Ok(device) => {
-                    tracing::info!(capture = %self.spec, "capture device is back");
+                    tracing::info!(capture, "capture device is back");
                     return Some(device);
                 }
-                Err(error) => tracing::debug!(capture = %self.spec, %error, "re-open capture"),
+                Err(error) => tracing::debug!(capture, %error, "re-open capture"),
             }
-            pause = (pause * 2).min(BACK_OFF.end);
+            // An interface that is named alone is looked for as often as patterns are.
+            pause = match self.scope.selection.only() {
+                Some(_) => SCAN_EVERY,
+                None => (pause * 2).min(BACK_OFF.end),
+            };
         }
     }
 
-    fn count_drops(&self, device: &mut Device) {
-        if let Ok(drops) = device.drops() {
-            let count = |event, n| self.edge.count(event, u64::from(n));
-            count(EdgeEvent::KernelDropped, drops.kernel);
-            count(EdgeEvent::InterfaceDropped, drops.interface);
+    fn open(&mut self) -> anyhow::Result<Device> {
+        let present = interfaces::present()?;
+        let mut device = opening::open(&self.scope, &present, self.ring)?;
+        if let Some(fanout) = self.fanout {
+            device.join(Some(fanout))?;
         }
+        device.begin(now_ns());
+        self.present = present;
+        Ok(device)
+    }
+
+    fn count_drops(&mut self, device: &mut Device) {
+        let dropped = device.drops().unwrap_or(0);
+        if dropped > 0 {
+            self.edge
+                .count(EdgeEvent::KernelDropped, u64::from(dropped));
+            if let Some(suppressed) = DROPPING.allow() {
+                let ring = self.ring;
+                tracing::warn!(
+                    dropped,
+                    ring,
+                    suppressed,
+                    "the kernel dropped packets because the ring was full; a larger --ring helps"
+                );
+            }
+        }
+        self.count_interface_drops();
+    }
+
+    fn count_interface_drops(&mut self) {
+        if !self.first {
+            return;
+        }
+        let selection = &self.scope.selection;
+        let captured = self
+            .present
+            .values()
+            .filter(|name| !selection.on(name).is_empty());
+        let now: BTreeMap<String, u64> = captured
+            .map(|name| (name.clone(), interfaces::dropped(name)))
+            .collect();
+        let since = now.iter().filter_map(|(name, dropped)| {
+            let before = self.interface_drops.get(name)?;
+            Some(dropped.saturating_sub(*before))
+        });
+        self.edge.count(EdgeEvent::InterfaceDropped, since.sum());
+        self.interface_drops = now;
     }
 }
 
-fn take(
-    packet: &Packet<'_>,
-    link: LinkType,
-    decoder: &mut Decoder,
-    edge: &Edge,
-    reassembler: &mut Reassembler,
-    sink: &mut impl FnMut(Captured),
-) {
-    let frame = Frame {
-        link,
-        at_ns: time_ns(packet),
-        wire_len: packet.header.len as usize,
-        data: packet.data,
-    };
-    match decoder.decode(&frame) {
-        Ok(segment) => reassembler.push(&segment, frame.at_ns, sink),
-        Err(reason) => edge.count(reason.into(), 1),
-    }
-}
-
-/// A packet's time; the capture was opened with nanoseconds in the place of microseconds.
-fn time_ns(packet: &Packet<'_>) -> u64 {
-    let time = packet.header.ts;
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanoseconds = u64::try_from(time.tv_usec).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(nanoseconds)
-}
-
-fn now_ns() -> u64 {
+/// The time of day, unix nanoseconds, as packets have it.
+pub(super) fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -75,6 +75,10 @@ pub enum Skip {
     Marked,
     /// Head and body exceed the configured size.
     TooLarge,
+    /// Its session is left out because memory is short.
+    ShedMemory,
+    /// Its session is left out to stay within the CPU limit.
+    ShedCpu,
 }
 
 /// Why a request isn't complete.

@@ -2,16 +2,22 @@
 //!
 //! What enters: the proxy's bytes. What leaves: requests into the sink, answers in order to the proxy.
 //! What may be lost: what the parser loses; a request that is unfinished when time or the budget runs out.
+//!
+//! A proxy keeps many connections that do nothing for most of the time: one that is idle has no buffer, and one that
+//! is busy sets no timer and takes no lock for each request.
 
+use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reprise_traffic::exchange::{Captured, Source};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::Shared;
 use crate::edge::EdgeEvent;
@@ -35,6 +41,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// For so long, and so many bytes, the rest of what was refused is read, so that the answer isn't lost with a reset.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 1 << 20;
+/// What a connection costs that holds no request: its task, its socket's place in the runtime, its answers.
+const IDLE_COST: usize = 4 * 1024;
 
 pub(super) struct Connection {
     stream: TcpStream,
@@ -42,10 +50,14 @@ pub(super) struct Connection {
     local: SocketAddr,
     shared: Arc<Shared>,
     parser: RequestParser,
-    /// This connection's part of [`Shared::held`].
+    /// This connection's part of the budget, besides [`IDLE_COST`].
     held: usize,
     /// When the head that is under way has to be there.
     head_until: Option<Instant>,
+    /// When the last byte came.
+    heard: Instant,
+    /// Set at a stop: when the request that is under way has to be there.
+    grace_until: Option<Instant>,
     answers: Vec<u8>,
     /// Nothing is read after these answers.
     last: bool,
@@ -54,6 +66,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> Connection {
         let local = stream.local_addr().unwrap_or(peer);
+        shared.budget.take(IDLE_COST);
         let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
         Connection {
             stream,
@@ -63,6 +76,8 @@ impl Connection {
             shared,
             held: 0,
             head_until: None,
+            heard: Instant::now(),
+            grace_until: None,
             answers: Vec::new(),
             last: false,
         }
@@ -72,11 +87,13 @@ impl Connection {
     pub(super) async fn serve(mut self, mut sink: impl FnMut(Captured)) {
         // Small answers are to leave at once; without the option they leave a little later.
         let _ = self.stream.set_nodelay(true);
-        let mut buffer = vec![0; READ];
+        let stop = self.shared.stop.clone();
+        let mut stopped = pin!(stop.cancelled());
+        let mut alarm = pin!(sleep_until(self.deadline().0));
         let end = loop {
-            match self.read(&mut buffer).await {
-                Ok(read) => self.take(&buffer[..read], &mut sink),
-                Err(end) => break end,
+            let stopped = stopped.as_mut();
+            if let Err(end) = self.next(stopped, alarm.as_mut(), &mut sink).await {
+                break end;
             }
             if !self.answers.is_empty() {
                 match timeout(WRITE, self.stream.write_all(&self.answers)).await {
@@ -86,7 +103,7 @@ impl Connection {
                 }
             }
             if self.last {
-                self.linger(&mut buffer).await;
+                self.linger().await;
                 break Incomplete::ClosedEarly;
             }
         };
@@ -98,30 +115,70 @@ impl Connection {
         });
     }
 
-    /// The next bytes, or why there are none.
-    async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Incomplete> {
-        let idle_until = Instant::now() + self.shared.settings.idle;
-        let until = self
-            .head_until
-            .map_or(idle_until, |head| head.min(idle_until));
-        let stop = async {
-            self.shared.stop.cancelled().await;
-            if self.parser.is_within_request() {
-                sleep(GRACE).await;
+    /// Takes the next bytes, or says why there are none.
+    async fn next(
+        &mut self,
+        mut stopped: Pin<&mut impl Future<Output = ()>>,
+        mut alarm: Pin<&mut Sleep>,
+        sink: &mut impl FnMut(Captured),
+    ) -> Result<(), Incomplete> {
+        loop {
+            let idle = !self.parser.is_within_request();
+            if idle && self.grace_until.is_some() {
+                return Err(Incomplete::Stopped);
             }
-        };
-        tokio::select! {
-            read = self.stream.read(buffer) => match read {
-                Ok(0) => Err(Incomplete::ClosedEarly),
-                Ok(read) => Ok(read),
-                Err(_) => Err(Incomplete::Reset),
-            },
-            () = sleep_until(until) => Err(Incomplete::Expired),
-            () = stop => Err(Incomplete::Stopped),
+            // An alarm that is set too early does no harm: it is set anew when it comes.
+            let (until, cause) = self.deadline();
+            if until < alarm.deadline() {
+                alarm.as_mut().reset(until);
+            }
+            tokio::select! {
+                taken = poll_fn(|cx| self.poll_take(cx, sink)) => return taken,
+                () = alarm.as_mut() => match until <= Instant::now() {
+                    true => return Err(cause),
+                    false => alarm.as_mut().reset(until),
+                },
+                () = stopped.as_mut(), if self.grace_until.is_none() => {
+                    self.grace_until = Some(Instant::now() + GRACE);
+                }
+            }
         }
     }
 
+    /// Until when the next byte has to come, and what is the matter if it doesn't.
+    fn deadline(&self) -> (Instant, Incomplete) {
+        let idle = self.heard + self.shared.settings.idle;
+        let until = self.head_until.map_or(idle, |head| head.min(idle));
+        match self.grace_until {
+            Some(grace) if grace < until => (grace, Incomplete::Stopped),
+            _ => (until, Incomplete::Expired),
+        }
+    }
+
+    /// Reads once, into a buffer that exists for that long.
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut impl FnMut(Captured),
+    ) -> Poll<Result<(), Incomplete>> {
+        let mut room = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
+        Poll::Ready(match (read, buffer.filled()) {
+            (Ok(()), []) => Err(Incomplete::ClosedEarly),
+            (Ok(()), bytes) => {
+                self.heard = Instant::now();
+                self.take(bytes, sink);
+                Ok(())
+            }
+            (Err(_), _) => Err(Incomplete::Reset),
+        })
+    }
+
     fn take(&mut self, bytes: &[u8], sink: &mut impl FnMut(Captured)) {
+        // What the sink takes is counted there, and what stays is counted below: no request is to be turned away
+        // because of its own bytes.
+        self.shared.budget.give(std::mem::take(&mut self.held));
         let Connection {
             shared,
             answers,
@@ -156,8 +213,8 @@ impl Connection {
                     *last = !persistent || skip == Skip::TooLarge;
                     answers.extend_from_slice(match (skip, *last) {
                         (Skip::TooLarge, _) => TOO_LARGE,
-                        (Skip::Marked, true) => NO_CONTENT_CLOSE,
-                        (Skip::Marked, false) => NO_CONTENT,
+                        (_, true) => NO_CONTENT_CLOSE,
+                        (_, false) => NO_CONTENT,
                     });
                 }
                 Event::Incomplete(cause) => shared.edge.count(cause.into(), 1),
@@ -182,16 +239,10 @@ impl Connection {
     }
 
     fn keep_budget(&mut self) {
-        let now = self.parser.held();
-        let before = std::mem::replace(&mut self.held, now);
-        let all = if now >= before {
-            let more = now - before;
-            self.shared.held.fetch_add(more, Ordering::Relaxed) + more
-        } else {
-            self.shared.held.fetch_sub(before - now, Ordering::Relaxed);
-            return;
-        };
-        if now > before && all > self.shared.settings.budget {
+        self.held = self.parser.held();
+        let budget = &self.shared.budget;
+        budget.take(self.held);
+        if self.held > 0 && budget.is_over() {
             self.last = true;
             self.answers.extend_from_slice(UNAVAILABLE);
             let edge = &self.shared.edge;
@@ -202,11 +253,12 @@ impl Connection {
     }
 
     /// Ends the connection in such a way that the answers arrive.
-    async fn linger(&mut self, buffer: &mut [u8]) {
+    async fn linger(&mut self) {
         let mut left = LINGER_BYTES;
         let rest = async {
             self.stream.shutdown().await.ok()?;
-            while let Ok(read @ 1..) = self.stream.read(buffer).await {
+            let mut buffer = vec![0; READ];
+            while let Ok(read @ 1..) = self.stream.read(&mut buffer).await {
                 left = left.checked_sub(read as u64)?;
             }
             Some(())
@@ -218,7 +270,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.held.fetch_sub(self.held, Ordering::Relaxed);
+        self.shared.budget.give(IDLE_COST + self.held);
     }
 }
 

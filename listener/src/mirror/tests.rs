@@ -8,21 +8,28 @@ use super::*;
 struct Endpoint {
     address: SocketAddr,
     edge: Arc<Edge>,
+    budget: Arc<Budget>,
     found: Arc<Mutex<Vec<Captured>>>,
     mirror: Mirror,
 }
 
 impl Endpoint {
     async fn start(settings: Settings) -> Endpoint {
+        Endpoint::within(Budget::new(64 << 20), settings).await
+    }
+
+    async fn within(budget: Budget, settings: Settings) -> Endpoint {
+        let budget = Arc::new(budget);
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let edge = Arc::new(Edge::default());
         let found = Arc::new(Mutex::new(Vec::new()));
         let sink = found.clone();
         let sink = move |request| sink.lock().unwrap().push(request);
-        let mirror = start_with(socket, settings, edge.clone(), sink).unwrap();
+        let mirror = start(socket, settings, budget.clone(), edge.clone(), sink).unwrap();
         Endpoint {
             address: mirror.address(),
             edge,
+            budget,
             found,
             mirror,
         }
@@ -119,14 +126,13 @@ async fn garbage_is_refused_and_disturbs_nobody() {
 
 #[tokio::test]
 async fn bounds_hold() {
-    let endpoint = Endpoint::start(Settings {
+    let settings = Settings {
         max_exchange: 100_000,
-        budget: 50_000,
         connections: 2,
         idle: Duration::from_millis(300),
         head: Duration::from_millis(200),
-    })
-    .await;
+    };
+    let endpoint = Endpoint::within(Budget::new(50_000), settings).await;
     let post = |length: usize| {
         let head = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
         [head.into_bytes(), vec![b'x'; length]].concat()
@@ -136,7 +142,10 @@ async fn bounds_hold() {
     // A head that never ends, and one that never begins.
     assert_eq!(endpoint.answer("GET /").await, "");
     assert_eq!(endpoint.answer("").await, "");
-    let _two = (endpoint.connect().await, endpoint.connect().await);
+    let two = (endpoint.connect().await, endpoint.connect().await);
+    while endpoint.edge.get(EdgeEvent::MirrorConnections) < 6 {
+        tokio::task::yield_now().await;
+    }
     let mut third = endpoint.connect().await;
     assert_eq!(third.read(&mut [0; 9]).await.unwrap_or(0), 0);
     for event in [
@@ -148,6 +157,10 @@ async fn bounds_hold() {
         assert_eq!(endpoint.edge.get(event), 1, "{event:?}");
     }
     assert!(endpoint.targets().is_empty());
+    drop(two);
+    let Endpoint { budget, mirror, .. } = endpoint;
+    mirror.stop().await;
+    assert_eq!(budget.used(), 0);
 }
 
 #[tokio::test]

@@ -8,11 +8,11 @@
 
 use etherparse::{IpNumber, UdpHeaderSlice};
 
+use super::DecodeSettings;
 use super::Unusable;
 use super::ip::{self, Packet};
 use super::link::{ETHERNET, Layer, nsh_protocol};
 use super::view::View;
-use super::vni::VniFilter;
 
 /// EtherIP (RFC 3378).
 const ETHERIP: IpNumber = IpNumber(97);
@@ -29,14 +29,14 @@ pub(super) fn is_carrier(protocol: IpNumber) -> bool {
 }
 
 /// What a tunnel's packet carries.
-pub(super) fn open<'a>(packet: &Packet<'a>, networks: &VniFilter) -> Inner<'a> {
+pub(super) fn open<'a>(packet: &Packet<'a>, settings: &DecodeSettings) -> Inner<'a> {
     let body = packet.body;
     match packet.protocol {
         IpNumber::IPV4 | IpNumber::IPV6 => Ok((Layer::Ip, body)),
         IpNumber::GRE => optional(gre(body)),
         IpNumber::MPLS_IN_IP => Ok((Layer::Mpls, body)),
         ETHERIP if body.u16_at(0) == Ok(0x3000) => Ok((ETHERNET, body.skip(2)?)),
-        IpNumber::UDP => udp(body, networks),
+        IpNumber::UDP => udp(body, settings),
         _ => Err(Unusable::NotTcp),
     }
 }
@@ -49,7 +49,7 @@ fn optional(inner: Inner<'_>) -> Inner<'_> {
     })
 }
 
-fn udp<'a>(view: View<'a>, networks: &VniFilter) -> Inner<'a> {
+fn udp<'a>(view: View<'a>, settings: &DecodeSettings) -> Inner<'a> {
     let header = UdpHeaderSlice::from_slice(view.data).map_err(|_| Unusable::NotTcp)?;
     let view = match usize::from(header.length()) {
         // More than the field can tell.
@@ -60,24 +60,26 @@ fn udp<'a>(view: View<'a>, networks: &VniFilter) -> Inner<'a> {
     let view = view.skip(8).map_err(|_| Unusable::NotTcp)?;
     optional(match (header.source_port(), header.destination_port()) {
         // IANA's number, and what Linux took before there was one.
-        (_, 4789 | 8472) => vxlan(view, networks),
-        (_, 4790) => vxlan_gpe(view, networks),
-        (_, 6081) => geneve(view, networks),
+        (_, 4789 | 8472) => vxlan(view, settings),
+        (_, 4790) => vxlan_gpe(view, settings),
+        (_, 6081) => geneve(view, settings),
         (_, 2152) => gtp(view),
         // RFC 7510.
         (_, 6635) => Ok((Layer::Mpls, view)),
         (1701, _) | (_, 1701) => l2tp(view),
         (3544, _) | (_, 3544) => teredo(view),
         (5072, _) | (_, 5072) => ayiya(view),
+        (_, port) if settings.vxlan_ports.contains(&port) => vxlan(view, settings),
+        (_, port) if settings.geneve_ports.contains(&port) => geneve(view, settings),
         _ => teredo_peer(view),
     })
 }
 
 /// RFC 7348 §5. The upper bit of the flags marks a group policy.
-fn vxlan<'a>(view: View<'a>, networks: &VniFilter) -> Inner<'a> {
+fn vxlan<'a>(view: View<'a>, settings: &DecodeSettings) -> Inner<'a> {
     match view.array_at::<8>(0)? {
         [0x08 | 0x88, .., 0] => {
-            admit(view.u32_at(4)? >> 8, networks)?;
+            admit(view.u32_at(4)? >> 8, settings)?;
             Ok((ETHERNET, view.skip(8)?))
         }
         _ => Err(Unusable::NotTcp),
@@ -85,17 +87,17 @@ fn vxlan<'a>(view: View<'a>, networks: &VniFilter) -> Inner<'a> {
 }
 
 /// `draft-ietf-nvo3-vxlan-gpe` §3: a valid identifier, a next protocol, and no message of its own.
-fn vxlan_gpe<'a>(view: View<'a>, networks: &VniFilter) -> Inner<'a> {
+fn vxlan_gpe<'a>(view: View<'a>, settings: &DecodeSettings) -> Inner<'a> {
     let [flags, _, _, next] = view.array_at(0)?;
     if flags & 0xcd != 0x0c {
         return Err(Unusable::NotTcp);
     }
-    admit(view.u32_at(4)? >> 8, networks)?;
+    admit(view.u32_at(4)? >> 8, settings)?;
     Ok((nsh_protocol(next)?, view.skip(8)?))
 }
 
 /// RFC 8926 §3.4.
-fn geneve<'a>(view: View<'a>, networks: &VniFilter) -> Inner<'a> {
+fn geneve<'a>(view: View<'a>, settings: &DecodeSettings) -> Inner<'a> {
     let [version_and_length, flags] = view.array_at(0)?;
     let options = usize::from(version_and_length & 0x3f) * 4;
     // Version 0; a control packet has no Ethernet frame; the reserved bits are 0.
@@ -103,12 +105,12 @@ fn geneve<'a>(view: View<'a>, networks: &VniFilter) -> Inner<'a> {
         return Err(Unusable::NotTcp);
     }
     let kind = ether_type(view.u16_at(2)?)?;
-    admit(view.u32_at(4)? >> 8, networks)?;
+    admit(view.u32_at(4)? >> 8, settings)?;
     Ok((kind, view.skip(8 + options)?))
 }
 
-fn admit(vni: u32, networks: &VniFilter) -> Result<(), Unusable> {
-    if networks.takes(vni) {
+fn admit(vni: u32, settings: &DecodeSettings) -> Result<(), Unusable> {
+    if settings.vni.takes(vni) {
         Ok(())
     } else {
         Err(Unusable::OtherNetwork)

@@ -7,11 +7,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// The largest network identifier; it has 24 bits (RFC 7348 §5, RFC 8926 §3.4).
 const LARGEST: u32 = (1 << 24) - 1;
 
 /// A rule for one network: `10` takes it, `!20` leaves it out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum VniRule {
     /// This one, and no other that isn't named too.
     Take(u32),
@@ -39,6 +42,20 @@ impl FromStr for VniRule {
             Ok(vni) if digits && vni <= LARGEST => Ok(rule(vni)),
             _ => Err(VniError(text.to_owned())),
         }
+    }
+}
+
+impl TryFrom<String> for VniRule {
+    type Error = VniError;
+
+    fn try_from(text: String) -> Result<VniRule, VniError> {
+        text.parse()
+    }
+}
+
+impl From<VniRule> for String {
+    fn from(rule: VniRule) -> String {
+        rule.to_string()
     }
 }
 

@@ -28,7 +28,7 @@ const MAX_UNASKED: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) enum Paired {
     /// An exchange is complete, or its answer won't be.
-    Exchange(Captured),
+    Exchange(Box<Captured>),
     /// What the server said to a request for a tunnel or another protocol.
     Verdict(Verdict),
 }
@@ -171,7 +171,7 @@ impl AnswerStream {
                 if let Some(question) = last {
                     question.request = Request::Gone;
                 }
-                out(Paired::Exchange(captured));
+                out(Paired::Exchange(Box::new(captured)));
                 self.settle(out);
             }
         }
@@ -507,9 +507,8 @@ impl AnswerStream {
     }
 
     fn leave(&mut self, question: Question, out: &mut dyn FnMut(Paired)) {
-        if let Request::Whole(captured) = question.request {
+        if let Request::Whole(mut captured) = question.request {
             self.waiting -= captured.size();
-            let mut captured = *captured;
             captured.answer = question.answer.map(Box::new);
             out(Paired::Exchange(captured));
         }

@@ -285,7 +285,7 @@ impl Flow {
                 *certain = true;
             }
             let mut pair = |paired| match paired {
-                Paired::Exchange(captured) => sink(captured),
+                Paired::Exchange(captured) => sink(*captured),
                 // No answer comes of what a client sends.
                 Paired::Verdict(_) => {}
             };
@@ -341,7 +341,7 @@ impl Flow {
         };
         let mut verdict = None;
         act(answers, &mut |paired| match paired {
-            Paired::Exchange(captured) => (around.sink)(captured),
+            Paired::Exchange(captured) => (around.sink)(*captured),
             Paired::Verdict(said) => verdict = Some(said),
         });
         if let Some(verdict) = verdict {

@@ -43,11 +43,17 @@ struct Bench {
 
 impl Bench {
     fn new(limits: Limits) -> Bench {
+        Bench::within(64 << 20, limits)
+    }
+
+    /// With a budget of so many bytes.
+    fn within(budget: usize, limits: Limits) -> Bench {
         let edge = Arc::new(Edge::default());
         Bench {
             reassembler: Reassembler::new(
                 Settings {
                     limits,
+                    budget: Arc::new(Budget::new(budget)),
                     ..Settings::default()
                 },
                 edge.clone(),
@@ -221,11 +227,10 @@ fn time_gives_up_what_stands_still() {
 #[test]
 fn memory_stays_within_the_budget() {
     let limits = Limits {
-        budget: 100_000,
         connections: 50,
         ..Limits::default()
     };
-    let mut bench = Bench::new(limits);
+    let mut bench = Bench::within(100_000, limits);
     let half = [
         b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n\r\n",
         &[b'x'; 9000][..],
@@ -384,8 +389,8 @@ proptest! {
             0..60,
         ),
     ) {
-        let limits = Limits { budget: 300, early: 200, connections: 2, ..Limits::default() };
-        let mut bench = Bench::new(limits);
+        let limits = Limits { early: 200, connections: 2, ..Limits::default() };
+        let mut bench = Bench::within(300, limits);
         let payloads = [&b""[..], b"GET /1 HTTP/1.1\r\n\r\n", b"\r\nA", b"POST /2 HTTP/1.1\r\nContent-Length: 90\r\n\r\n"];
         for (flags, sequence, payload, wait, missing) in steps {
             bench.push(Segment {

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use reprise_traffic::answer::AnswerHead;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::{
-    Disposition, Epoch, Exchange, ExchangeId, Head, Source, Target, TargetDocument, TargetName,
+    Answer, Disposition, Epoch, Exchange, ExchangeId, Head, HeadError, Source, Target,
+    TargetDocument, TargetName,
 };
 use tracing::warn;
 
 use crate::message::{
     Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
 };
+use crate::pieces::Pieces;
 use crate::wire;
 use crate::wire::downstream::Message as Down;
 use crate::wire::upstream::Message as Up;
@@ -33,6 +36,7 @@ const MAX_SETTLEMENTS: usize = 1 << 20;
 pub(crate) struct Decoder {
     epochs: HashMap<(String, u64), Arc<Epoch>>,
     targets: HashMap<String, TargetName>,
+    pieces: Pieces,
 }
 
 /// A peer that names more than this starts the table anew, so that it can't fill memory.
@@ -95,9 +99,26 @@ impl Decoder {
         })
     }
 
+    /// Bytes of payloads that came ahead of their batch.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pieces.waiting()
+    }
+
+    /// `None` where a message says nothing by itself.
     pub(crate) fn down(&mut self, message: wire::Downstream) -> Decoded<Option<Downstream>> {
         match message.message {
-            Some(Down::Batch(batch)) => Ok(Some(Downstream::Batch(self.batch(batch)?))),
+            Some(Down::Piece(piece)) => {
+                self.pieces.push(piece.length, &piece.data)?;
+                Ok(None)
+            }
+            Some(Down::Batch(batch)) => {
+                let batch = self.batch(batch)?;
+                match self.waiting() {
+                    0 => Ok(Some(Downstream::Batch(batch))),
+                    _ => Err(protocol("pieces that no exchange of their batch has")),
+                }
+            }
+            Some(_) if self.waiting() > 0 => Err(protocol("pieces without their batch")),
             Some(Down::Targets(targets)) => {
                 // One that this version can't read must not cost the others anything.
                 let targets = targets.documents.into_iter().filter_map(|document| {
@@ -139,11 +160,12 @@ impl Decoder {
                 sequence: parcel.sequence,
             };
             let exchange = parcel.exchange.ok_or_else(|| protocol("an empty parcel"))?;
-            let request = decode_request(exchange)?;
+            let request = self.request(exchange)?;
             parcels.push(Parcel {
                 exchange: Arc::new(Exchange { id, request }),
                 target,
                 resent: parcel.resent.then(|| Duration::from_millis(parcel.age_ms)),
+                claim: None,
             });
         }
         Ok(Batch {
@@ -151,6 +173,47 @@ impl Decoder {
             settled_below,
             parcels,
         })
+    }
+
+    fn request(&mut self, exchange: wire::Exchange) -> Decoded<Captured> {
+        let source = match exchange.source() {
+            wire::Source::Mirror => Source::Mirror,
+            wire::Source::Wire | wire::Source::Unspecified => Source::Wire,
+        };
+        let malformed = |error: HeadError| protocol(error.to_string());
+        Ok(Captured {
+            captured_ns: exchange.captured_ns,
+            client: decode_address(&exchange.client)?,
+            server: decode_address(&exchange.server)?,
+            source,
+            head: Head::parse(own(&exchange.head)).map_err(malformed)?,
+            body: self.payload(&exchange.body, exchange.pieced_body)?,
+            trailers: own(&exchange.trailers),
+            answer: match exchange.answer {
+                Some(answer) => Some(Box::new(self.answer(answer)?)),
+                None => None,
+            },
+        })
+    }
+
+    fn answer(&mut self, answer: wire::Answer) -> Decoded<Answer> {
+        let malformed = |error: HeadError| protocol(format!("an answer: {error}"));
+        Ok(Answer {
+            first_byte_ns: answer.first_byte_ns,
+            last_byte_ns: answer.last_byte_ns,
+            head: AnswerHead::parse(own(&answer.head)).map_err(malformed)?,
+            body: self.payload(&answer.body, answer.pieced_body)?,
+            body_len: answer.body_length,
+            complete: answer.complete,
+        })
+    }
+
+    fn payload(&mut self, within: &Bytes, pieced: u64) -> Decoded<Bytes> {
+        match (within.is_empty(), pieced) {
+            (_, 0) => Ok(own(within)),
+            (true, length) => self.pieces.pop(length),
+            (false, _) => Err(protocol("a payload within its batch and in pieces")),
+        }
     }
 
     pub(crate) fn up(&mut self, message: wire::Upstream) -> Decoded<Option<Upstream>> {
@@ -218,37 +281,18 @@ impl Decoder {
     }
 }
 
-/// Parts up to this size, bytes, are copied out of their message: as slices, one that waits would keep a whole batch in
-/// memory, of which nobody's books know. Larger ones are most of their message and stay slices.
-const SMALL: usize = 32 << 10;
-
-fn own(part: Bytes) -> Bytes {
-    match part.len() {
-        0 => Bytes::new(),
-        1..=SMALL => Bytes::copy_from_slice(&part),
-        _ => part,
+/// Copies a part out of its message: as a slice, one that waits would keep a whole batch in memory, of which nobody's
+/// books know. What is too large to be copied lightly travels in pieces.
+fn own(part: &Bytes) -> Bytes {
+    match part.is_empty() {
+        true => Bytes::new(),
+        false => Bytes::copy_from_slice(part),
     }
 }
 
-fn decode_request(exchange: wire::Exchange) -> Decoded<Captured> {
-    let address = |text: &str| {
-        text.parse::<SocketAddr>()
-            .map_err(|_| protocol(format!("{text:?} is no address")))
-    };
-    let source = match exchange.source() {
-        wire::Source::Mirror => Source::Mirror,
-        wire::Source::Wire | wire::Source::Unspecified => Source::Wire,
-    };
-    Ok(Captured {
-        captured_ns: exchange.captured_ns,
-        client: address(&exchange.client)?,
-        server: address(&exchange.server)?,
-        source,
-        head: Head::parse(own(exchange.head)).map_err(|error| protocol(error.to_string()))?,
-        body: own(exchange.body),
-        trailers: own(exchange.trailers),
-        answer: None,
-    })
+fn decode_address(text: &str) -> Decoded<SocketAddr> {
+    text.parse()
+        .map_err(|_| protocol(format!("{text:?} is no address")))
 }
 
 fn decode_target(document: wire::TargetDocument) -> Decoded<Arc<Target>> {

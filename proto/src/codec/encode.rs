@@ -1,11 +1,16 @@
-//! Values to protobuf. Payloads are shared, not copied; names stand once in a message.
+//! Values to protobuf. Large payloads leave as slices of the exchange, not copied; names stand once in a message.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use reprise_traffic::{Disposition, Epoch, Source, Target, TargetName};
+use bytes::Bytes;
+use prost::Message as _;
+use reprise_traffic::exchange::Captured;
+use reprise_traffic::{Answer, Disposition, Epoch, Source, Target, TargetName};
 
-use crate::message::{Batch, Delivery, Downstream, Hello, Settlement, Upstream, Welcome};
+use crate::frames::Chunks;
+use crate::message::{Batch, Delivery, Downstream, Hello, Parcel, Settlement, Upstream, Welcome};
+use crate::pieces::{MAX_ANSWER, PIECE, SMALL};
 use crate::wire;
 use crate::wire::downstream::Message as Down;
 use crate::wire::upstream::Message as Up;
@@ -52,16 +57,65 @@ pub(crate) fn encode_hello(hello: &Hello) -> wire::Downstream {
     }
 }
 
-pub(crate) fn encode_down(message: Downstream) -> wire::Downstream {
+pub(crate) fn encode_down(message: Downstream, out: &mut Chunks) {
     let message = match message {
-        Downstream::Batch(batch) => Down::Batch(encode_batch(batch)),
+        Downstream::Batch(batch) => {
+            for parcel in &batch.parcels {
+                encode_pieces(parcel, out);
+            }
+            Down::Batch(encode_batch(batch))
+        }
         Downstream::Targets(targets) => Down::Targets(wire::Targets {
             documents: targets.iter().map(|target| encode_target(target)).collect(),
         }),
     };
-    wire::Downstream {
+    out.message(&wire::Downstream {
         message: Some(message),
+    });
+}
+
+/// The payloads of an exchange that are too large for its batch.
+fn encode_pieces(parcel: &Parcel, out: &mut Chunks) {
+    let request = &parcel.exchange.request;
+    let answer = request.answer.as_deref().map(answer_body);
+    for payload in std::iter::once(request.body.clone()).chain(answer) {
+        if payload.len() <= SMALL {
+            continue;
+        }
+        let mut sent = 0;
+        while sent < payload.len() {
+            let data = payload.slice(sent..payload.len().min(sent + PIECE));
+            sent += data.len();
+            let begin = begin_piece(payload.len(), data.len());
+            out.message_with(&begin, data);
+        }
     }
+}
+
+/// A `Downstream` with a `Piece`, up to where its data stands.
+pub(super) fn begin_piece(length: usize, data: usize) -> Vec<u8> {
+    let piece = wire::Piece {
+        length: length as u64,
+        data: Bytes::new(),
+    };
+    // The key of a field of bytes: its number and wire type 2 (protobuf's encoding, "LEN").
+    let key = |number: u8| (number << 3) | 2;
+    let mut inner = piece.encode_to_vec();
+    inner.push(key(2));
+    varint(data, &mut inner);
+    let mut begin = vec![key(4)];
+    varint(inner.len() + data, &mut begin);
+    begin.extend_from_slice(&inner);
+    begin
+}
+
+fn varint(number: usize, out: &mut Vec<u8>) {
+    let mut rest = number;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
 }
 
 fn encode_target(target: &Target) -> wire::TargetDocument {
@@ -90,18 +144,7 @@ fn encode_batch(batch: Batch) -> wire::Batch {
                 .map_or(0, |target| tables.target(target) + 1),
             resent: parcel.resent.is_some(),
             age_ms: parcel.resent.map_or(0, |age| age.as_millis() as u64),
-            exchange: Some(wire::Exchange {
-                head: request.head.raw().clone(),
-                body: request.body.clone(),
-                trailers: request.trailers.clone(),
-                captured_ns: request.captured_ns,
-                client: request.client.to_string(),
-                server: request.server.to_string(),
-                source: match request.source {
-                    Source::Wire => wire::Source::Wire,
-                    Source::Mirror => wire::Source::Mirror,
-                } as i32,
-            }),
+            exchange: Some(encode_request(request)),
         }
     });
     let parcels = parcels.collect();
@@ -111,6 +154,50 @@ fn encode_batch(batch: Batch) -> wire::Batch {
         targets: tables.targets,
         parcels,
     }
+}
+
+fn encode_request(request: &Captured) -> wire::Exchange {
+    let (body, pieced_body) = within(request.body.clone());
+    wire::Exchange {
+        head: request.head.raw().clone(),
+        body,
+        trailers: request.trailers.clone(),
+        captured_ns: request.captured_ns,
+        client: request.client.to_string(),
+        server: request.server.to_string(),
+        source: match request.source {
+            Source::Wire => wire::Source::Wire,
+            Source::Mirror => wire::Source::Mirror,
+        } as i32,
+        pieced_body,
+        answer: request.answer.as_deref().map(encode_answer),
+    }
+}
+
+fn encode_answer(answer: &Answer) -> wire::Answer {
+    let (body, pieced_body) = within(answer_body(answer));
+    wire::Answer {
+        first_byte_ns: answer.first_byte_ns,
+        last_byte_ns: answer.last_byte_ns,
+        head: answer.head.raw().clone(),
+        body,
+        body_length: answer.body_len,
+        complete: answer.complete,
+        pieced_body,
+    }
+}
+
+/// A payload that stays within its message, or the length of one that travels in pieces.
+fn within(payload: Bytes) -> (Bytes, u64) {
+    match payload.len() {
+        0..=SMALL => (payload, 0),
+        large => (Bytes::new(), large as u64),
+    }
+}
+
+/// As much of an answer's body as travels.
+fn answer_body(answer: &Answer) -> Bytes {
+    answer.body.slice(..answer.body.len().min(MAX_ANSWER))
 }
 
 pub(crate) fn encode_welcome(welcome: &Welcome) -> wire::Upstream {
@@ -133,19 +220,28 @@ pub(crate) fn encode_welcome(welcome: &Welcome) -> wire::Upstream {
     }
 }
 
-pub(crate) fn encode_up(message: Upstream) -> wire::Upstream {
-    let message = match message {
-        Upstream::Accepted(batch) => Up::Accepted(wire::Accepted { batch }),
-        Upstream::Settled(settlements) => Up::Settled(encode_settled(settlements)),
-        Upstream::Returned(deliveries) => Up::Returned(encode_returned(deliveries)),
-        Upstream::GoAway(reason) => Up::GoAway(wire::GoAway { reason }),
+/// Settlements in one message: as many as a taker may owe could be more than a message holds.
+const MOST_SETTLEMENTS: usize = 8192;
+
+pub(crate) fn encode_up(message: Upstream, out: &mut Chunks) {
+    let mut send = |message| {
+        out.message(&wire::Upstream {
+            message: Some(message),
+        });
     };
-    wire::Upstream {
-        message: Some(message),
+    match message {
+        Upstream::Accepted(batch) => send(Up::Accepted(wire::Accepted { batch })),
+        Upstream::Settled(settlements) => {
+            for settlements in settlements.chunks(MOST_SETTLEMENTS) {
+                send(Up::Settled(encode_settled(settlements)));
+            }
+        }
+        Upstream::Returned(deliveries) => send(Up::Returned(encode_returned(deliveries))),
+        Upstream::GoAway(reason) => send(Up::GoAway(wire::GoAway { reason })),
     }
 }
 
-pub(super) fn encode_settled(settlements: Vec<Settlement>) -> wire::Settled {
+pub(super) fn encode_settled(settlements: &[Settlement]) -> wire::Settled {
     let mut tables = Tables::default();
     let mut runs: Vec<wire::SettledRun> = Vec::new();
     // Most exchanges end alike, so their numbers share one entry.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use reprise_proto::Budget;
 use reprise_traffic::Disposition;
 
 use super::*;
-use crate::custody::{Budget, Custody};
+use crate::custody::Custody;
 use crate::samples::{parcel, target};
 
 const MANY: Load = Load {

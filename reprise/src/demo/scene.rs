@@ -23,9 +23,6 @@ pub(crate) const TARGETS: [&str; 2] = ["shop/staging", "shop/v2"];
 /// What the rules of each target let through, in words.
 pub(crate) const RULES: [&str; 2] = ["safe methods only", "all methods, half of the sessions"];
 
-/// Bytes; a ring that is only opened to see whether it can be.
-const PROBE_RING: usize = 1 << 20;
-
 /// The shops.
 #[derive(Debug)]
 pub(crate) struct Scene {
@@ -79,10 +76,11 @@ impl Scene {
     /// One line: why not.
     pub(crate) fn try_capture(&self) -> anyhow::Result<()> {
         let settings = capture::Settings {
-            ring: PROBE_RING,
+            specs: self.captures()?,
+            ring: capture::LEAST_RING,
             ..capture::Settings::default()
         };
-        let opened: Result<_, CaptureError> = capture::open(&self.captures()?, settings);
+        let opened: Result<_, CaptureError> = capture::open(settings);
         opened.map(drop).map_err(anyhow::Error::new)
     }
 

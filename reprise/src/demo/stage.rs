@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use reprise_integration_tests::Place;
+use reprise_listener::{SourceSettings, budget};
 use reprise_node::ListenAddress;
 use reprise_node::config::ByteSize;
 use reprise_traffic::ledger::EpochReport;
@@ -16,7 +17,7 @@ use super::scene::Scene;
 use crate::embedded::{Embedded, EmbeddedConfig};
 
 /// Bytes; the demo's whole traffic fits.
-const MEMORY: ByteSize = ByteSize::mib(64);
+const MEMORY: ByteSize = ByteSize::mib(128);
 /// For what is under way when the demo is over.
 const DRAIN: Duration = Duration::from_secs(15);
 
@@ -48,24 +49,25 @@ impl Stage {
     /// # Errors
     /// One line: what can't be had.
     pub(crate) async fn embedded(scene: &Scene, capture: bool) -> anyhow::Result<Stage> {
-        let defaults = reprise_listener::Config::default();
+        let (capture, mirror) = match capture {
+            true => (scene.captures()?, Vec::new()),
+            false => (Vec::new(), vec![ListenAddress::loopback(0)]),
+        };
+        let listener = reprise_listener::Config {
+            capture,
+            mirror,
+            memory: MEMORY,
+            ..reprise_listener::Config::default()
+        };
         let config = EmbeddedConfig {
-            capture: if capture {
-                scene.captures()?
-            } else {
-                Vec::new()
+            sources: SourceSettings {
+                process: budget::RUN,
+                ..listener.sources()
             },
-            mirror: if capture {
-                Vec::new()
-            } else {
-                vec![ListenAddress::loopback(0)]
-            },
-            ring: defaults.ring,
-            max_exchange: defaults.max_exchange,
             targets: scene.targets()?,
             // In the same range as the parts of a fleet.
             admin: ListenAddress::loopback(Place::loopback().free()?.port()),
-            memory: MEMORY,
+            cpu_limit: listener.cpu_limit,
             drain_timeout: DRAIN,
         };
         let embedded = Embedded::start(config).await?;

@@ -1,0 +1,379 @@
+//! Live capture on interfaces in network namespaces: bridges, VLANs, interfaces that come and go, several threads.
+//! Skipped, saying so, where there are no rights for it.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that can't set itself up has to fail"
+)]
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use etherparse::PacketBuilder;
+use reprise_listener::capture::{self, CaptureError, Captures, Settings};
+use reprise_listener::edge::{Edge, EdgeEvent};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Nobody else is in the namespaces.
+const PORT: u16 = 8080;
+
+/// Longer than the listener needs to notice an interface.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A server and a client that are hosts of their own. Gone when it is dropped.
+struct Net {
+    prefix: String,
+}
+
+impl Net {
+    /// `None` where the rights are missing.
+    fn new() -> Option<Net> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let net = Net {
+            prefix: format!("rl{}x{number}", std::process::id()),
+        };
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: network namespaces need root");
+            return None;
+        }
+        for host in ["server", "client"] {
+            let name = net.name(host);
+            run(&format!("ip netns add {name}"));
+            run(&format!("ip -n {name} link set lo up"));
+        }
+        Some(net)
+    }
+
+    fn name(&self, host: &str) -> String {
+        format!("{}-{host}", self.prefix)
+    }
+
+    /// Runs `ip` for a host; `SERVER` and `CLIENT` stand for the namespaces.
+    fn ip(&self, host: &str, arguments: &str) {
+        let arguments = arguments
+            .replace("SERVER", &self.name("server"))
+            .replace("CLIENT", &self.name("client"));
+        run(&format!("ip -n {} {arguments}", self.name(host)));
+    }
+
+    /// Joins the two by a cable: the server's end has that name and `10.N.0.1`, the client has `10.N.0.2`.
+    fn cable(&self, name: &str, network: u8) {
+        self.ip(
+            "server",
+            &format!("link add {name} type veth peer name {name} netns CLIENT"),
+        );
+        for (host, number) in [("server", 1), ("client", 2)] {
+            self.ip(
+                host,
+                &format!("addr add 10.{network}.0.{number}/24 dev {name}"),
+            );
+            self.ip(host, &format!("link set {name} up"));
+        }
+    }
+
+    /// Calls `work` on a thread of that host; threads that it starts are there too.
+    fn on<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.name(host))).unwrap();
+        thread::scope(|scope| {
+            let visit = scope.spawn(move || {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+                work()
+            });
+            visit.join().unwrap()
+        })
+    }
+
+    /// A server that reads all and answers nothing, at all addresses of the server's host.
+    fn serve(&self, port: u16) {
+        let listener = self.on("server", || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+            }
+        });
+    }
+
+    fn send(&self, host: &str, address: &str, path: &str) {
+        let address: SocketAddr = address.parse().unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        self.on(host, || {
+            let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+        });
+    }
+
+    fn capture(&self, specs: &[&str], change: impl FnOnce(&mut Settings) + Send) -> Live {
+        self.on("server", || Live::start(specs, change))
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for host in ["server", "client"] {
+            let name = self.name(host);
+            let _ = Command::new("ip").args(["netns", "delete", &name]).status();
+        }
+    }
+}
+
+fn run(command: &str) {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command}: {said}");
+}
+
+type Found = Arc<Mutex<Vec<(String, ThreadId)>>>;
+
+/// A running capture.
+struct Live {
+    captures: Captures,
+    edge: Arc<Edge>,
+    found: Found,
+}
+
+impl Live {
+    fn start(specs: &[&str], change: impl FnOnce(&mut Settings)) -> Live {
+        let mut settings = Settings {
+            specs: specs.iter().map(|s| s.parse().unwrap()).collect(),
+            ..Settings::default()
+        };
+        change(&mut settings);
+        let edge = Arc::new(Edge::default());
+        let found = Found::default();
+        let sink = found.clone();
+        let captures = capture::open(settings)
+            .and_then(|opened| {
+                opened.start(&edge, move |request| {
+                    let target = String::from_utf8_lossy(request.head.target()).into_owned();
+                    sink.lock().unwrap().push((target, thread::current().id()));
+                })
+            })
+            .unwrap();
+        Live {
+            captures,
+            edge,
+            found,
+        }
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.found
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(there, _)| there == path)
+    }
+
+    /// All that was captured, in alphabetical order.
+    fn stop(self) -> Vec<String> {
+        self.captures.stop();
+        let found = self.found.lock().unwrap();
+        assert_eq!(self.edge.get(EdgeEvent::KernelDropped), 0);
+        let mut paths: Vec<String> = found.iter().map(|(path, _)| path.clone()).collect();
+        paths.sort();
+        paths
+    }
+}
+
+/// Sends until the request shows up, and returns whether it did.
+fn captured_at_last(live: &Live, path: &str, send: impl Fn()) -> bool {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        send();
+        let look = Instant::now() + Duration::from_millis(100);
+        while Instant::now() < look {
+            if live.has(path) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    false
+}
+
+#[test]
+fn a_request_that_several_devices_show_is_reported_once() {
+    let Some(net) = Net::new() else { return };
+    net.ip("server", "link add br0 type bridge");
+    net.ip("server", "addr add 10.1.0.1/24 dev br0");
+    net.ip(
+        "server",
+        "link add port0 type veth peer name eth0 netns CLIENT",
+    );
+    net.ip("server", "link set port0 master br0 up");
+    net.ip("server", "link set br0 up");
+    net.ip("client", "addr add 10.1.0.2/24 dev eth0");
+    net.ip("client", "link set eth0 up");
+    net.serve(PORT);
+    for specs in [
+        &["br0:8080", "port0:8080"][..],
+        &["*0:8080"],
+        &[":8080", "port0:8080"],
+    ] {
+        let live = net.capture(specs, |_| {});
+        for path in ["/1", "/2", "/3"] {
+            net.send("client", "10.1.0.1:8080", path);
+        }
+        let edge = live.edge.clone();
+        assert_eq!(live.stop(), ["/1", "/2", "/3"], "{specs:?}");
+        // SYN, request and FIN of each, seen twice; no acknowledgements. A FIN may come with the request.
+        let packets = edge.get(EdgeEvent::Packets);
+        assert!((12..=18).contains(&packets), "{specs:?}: {packets}");
+    }
+}
+
+#[test]
+fn interfaces_come_and_go() {
+    let Some(net) = Net::new() else { return };
+    net.serve(PORT);
+    let live = net.capture(&["cab?:8080"], |settings| {
+        settings.ignore.push("cab9".parse().unwrap());
+    });
+    for path in ["/first", "/again"] {
+        net.cable("cab1", 1);
+        net.cable("cab9", 9);
+        assert!(captured_at_last(&live, path, || {
+            net.send("client", "10.9.0.1:8080", "/ignored");
+            net.send("client", "10.1.0.1:8080", path);
+        }));
+        net.ip("server", "link del cab1");
+        net.ip("server", "link del cab9");
+    }
+    let found = live.stop();
+    assert!(!found.contains(&"/ignored".to_owned()), "{found:?}");
+}
+
+#[test]
+fn a_named_interface_is_opened_again() {
+    let Some(net) = Net::new() else { return };
+    net.serve(PORT);
+    net.cable("cab1", 1);
+    let live = net.capture(&["cab1:8080"], |_| {});
+    net.send("client", "10.1.0.1:8080", "/before");
+    assert!(captured_at_last(&live, "/before", || ()));
+    net.ip("server", "link del cab1");
+    net.cable("cab1", 1);
+    assert!(captured_at_last(&live, "/after", || {
+        net.send("client", "10.1.0.1:8080", "/after");
+    }));
+    live.stop();
+}
+
+#[test]
+fn what_is_down_is_said() {
+    let Some(net) = Net::new() else { return };
+    net.ip("server", "link add cab1 type veth peer name cab2");
+    let error = net.on("server", || {
+        let settings = Settings {
+            specs: vec!["cab1:80".parse().unwrap()],
+            ..Settings::default()
+        };
+        capture::open(settings).err()
+    });
+    assert!(
+        matches!(error, Some(CaptureError::Down { .. })),
+        "{error:?}"
+    );
+}
+
+/// The frames of a connection with one request, with that between the addresses and the IP header.
+fn frames(between: &[u8], client_port: u16, server_port: u16, path: &str) -> [Vec<u8>; 2] {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    [(1000, true, ""), (1001, false, &request)].map(|(sequence, syn, payload)| {
+        let mut tcp = PacketBuilder::ipv4([10, 1, 0, 2], [10, 1, 0, 1], 64)
+            .tcp(client_port, server_port, sequence, 1000)
+            .ack(1);
+        if syn {
+            tcp = tcp.syn();
+        }
+        let mut frame = [&[0xff; 6][..], &[2; 6], between].concat();
+        tcp.write(&mut frame, payload.as_bytes()).unwrap();
+        frame
+    })
+}
+
+/// The kernel takes the outer tag off; an inner one and labels are still there when the filter looks.
+#[test]
+fn packets_behind_tags_and_labels_are_captured() {
+    let Some(net) = Net::new() else { return };
+    net.cable("cab1", 1);
+    let between: [(&str, &[u8]); 5] = [
+        ("/plain", b"\x08\x00"),
+        ("/tag", b"\x81\x00\x00\x05\x08\x00"),
+        ("/two", b"\x88\xa8\x00\x05\x81\x00\x00\x06\x08\x00"),
+        (
+            "/three",
+            b"\x88\xa8\x00\x05\x81\x00\x00\x06\x81\x00\x00\x07\x08\x00",
+        ),
+        ("/label", b"\x88\x47\x00\x01\x01\x40"),
+    ];
+    // Alone the device is bound; with another it is told apart by the filter; and all see all of them.
+    for specs in [&["cab1:8080"][..], &["cab1:8080", "lo:1"], &[":8080"]] {
+        let live = net.capture(specs, |_| {});
+        net.on("client", || {
+            let device = pcap::Capture::from_device("cab1").unwrap();
+            let mut device = device.open().unwrap();
+            for (n, (path, between)) in (0..).zip(&between) {
+                let wanted = frames(between, 40_000 + n, 8080, path);
+                let other = frames(between, 40_000 + n, 8081, "/other");
+                for frame in wanted.iter().chain(&other) {
+                    device.sendpacket(&frame[..]).unwrap();
+                }
+            }
+        });
+        let edge = live.edge.clone();
+        let found = live.stop();
+        let packets = edge.get(EdgeEvent::Packets);
+        assert_eq!(packets, 2 * between.len() as u64, "{specs:?}: {found:?}");
+        let not_decoded = edge.get(EdgeEvent::NotTcp) / 2;
+        assert_eq!(found.len() as u64, between.len() as u64 - not_decoded);
+        for path in ["/plain", "/tag", "/two", "/three"] {
+            assert!(found.contains(&path.to_owned()), "{specs:?}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_share_the_connections() {
+    let Some(net) = Net::new() else { return };
+    net.serve(PORT);
+    net.cable("cab1", 1);
+    for specs in [&["cab1:8080"][..], &["cab*:8080", "lo:8080"]] {
+        let live = net.capture(specs, |settings| settings.threads = 2);
+        let paths: Vec<String> = (100..140).map(|n| format!("/{n}")).collect();
+        for path in &paths {
+            net.send("client", "10.1.0.1:8080", path);
+        }
+        let found = live.found.clone();
+        assert_eq!(live.stop(), paths, "{specs:?}");
+        let threads: HashSet<ThreadId> = found.lock().unwrap().iter().map(|(_, t)| *t).collect();
+        // 40 connections all on one thread: once in 10^12 times.
+        assert_eq!(threads.len(), 2, "{specs:?}");
+    }
+}
+
+#[test]
+fn a_filter_of_ones_own_takes_the_place_of_the_usual_one() {
+    let Some(net) = Net::new() else { return };
+    net.serve(PORT);
+    net.cable("cab1", 1);
+    net.cable("cab2", 2);
+    let live = net.capture(&["cab*:8080"], |settings| {
+        settings.bpf = Some("tcp dst port 8080 and not src net 10.2.0.0/16".to_owned());
+    });
+    net.send("client", "10.2.0.1:8080", "/not");
+    net.send("client", "10.1.0.1:8080", "/yes");
+    assert_eq!(live.stop(), ["/yes"]);
+}
