@@ -279,6 +279,21 @@ fn a_syn_after_an_exchange_opens_another_connection() {
 }
 
 #[test]
+fn a_handshake_that_came_late_is_of_the_same_connection() {
+    let then = end(1, get(1));
+    let last = end(then, get(2));
+    for late in [with(SYN, c(0, 0, "")), with(SYN, s(0, 1, ""))] {
+        let packets = [
+            c(1, 1, get(1)),
+            with(FIN, c(last, end(1, OK), get(3))),
+            late,
+            c(then, end(1, OK), get(2)),
+        ];
+        assert_eq!(targets(WATCHED, &packets), ["/1", "/2", "/3"]);
+    }
+}
+
+#[test]
 fn an_end_that_came_first_does_not_tell_where_requests_begin() {
     let packets = [
         s(1, 20, "HTTP/1.1 200 OK\r\n"),

@@ -133,10 +133,10 @@ impl Stream {
         }
         let first = syn.wrapping_add(1);
         let overtaken_by = self.next as i64 - self.place(first);
+        // Right before the first byte that was seen; or it's ours because nothing says that the connection is old.
+        let ahead = self.joined as i64 - self.place(first);
         let overtaken = (0..=OVERTAKEN).contains(&overtaken_by)
-            && self.place(first) <= self.joined as i64
-            && self.end.is_none()
-            && !self.answered;
+            && (ahead == 0 || ahead > 0 && self.end.is_none() && !self.answered);
         let anew = match self.position {
             Position::Unknown if self.syn.is_none() => false,
             Position::Lost { hold: true } if overtaken => {
