@@ -119,6 +119,8 @@ struct Partial {
     fate: Fate,
     rest: Rest,
     body: Body,
+    /// What the server answered before the body was complete, or before the capture showed it.
+    verdict: Option<Verdict>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +178,13 @@ impl RequestParser {
 
     /// The answer to the last request, which asked for a tunnel or another protocol. Without effect where it didn't.
     pub fn resolve(&mut self, verdict: Verdict) {
+        if let State::Body(partial) = &mut self.state
+            && may_switch(&partial.head)
+            && verdict != Verdict::Unseen
+        {
+            partial.verdict = Some(verdict);
+            return;
+        }
         let State::Waiting { connect } = self.state else {
             if verdict == Verdict::Switched && self.before == Before::Upgrade {
                 self.state = State::Done;
@@ -224,7 +233,10 @@ impl RequestParser {
                 tunnel = true;
                 true
             }
-            State::Head(_) => false,
+            State::Head(partial) => {
+                tunnel |= partial.may_switch();
+                false
+            }
             State::Body(partial) => {
                 tunnel |= may_switch(&partial.head);
                 partial.fate == Fate::Spoiled
@@ -459,6 +471,7 @@ impl RequestParser {
             fate,
             rest,
             body: Body::default(),
+            verdict: None,
         }));
         Ok(())
     }
@@ -526,6 +539,9 @@ impl RequestParser {
             trailers,
             sink,
         );
+        if let Some(verdict) = partial.verdict {
+            self.resolve(verdict);
+        }
     }
 
     fn complete(
@@ -561,6 +577,16 @@ impl RequestParser {
 }
 
 impl PartialHead {
+    /// Whether the part that is there asks for a tunnel or another protocol.
+    fn may_switch(&self) -> bool {
+        let mut lines = self.bytes.split(|b| *b == b'\n').skip(1);
+        self.bytes.starts_with(b"CONNECT ")
+            || lines.any(|line| {
+                line.get(..8)
+                    .is_some_and(|name| name.eq_ignore_ascii_case(b"upgrade:"))
+            })
+    }
+
     /// Whether this can be HTTP; what can't is refused early, before up to [`MAX_HEAD`] bytes of it are held.
     fn judge_line(&mut self, line_is_complete: bool) -> bool {
         let judge = match self.judged {

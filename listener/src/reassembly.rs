@@ -408,6 +408,8 @@ impl Reassembler {
 }
 
 #[cfg(test)]
+mod doubt_tests;
+#[cfg(test)]
 mod pairing_tests;
 #[cfg(test)]
 mod tests;

@@ -116,33 +116,18 @@ impl Head {
     /// # Errors
     /// When the head isn't one that every parser reads in the same way.
     pub fn parse(raw: Bytes) -> Result<Head, HeadError> {
-        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-        let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(&raw, &mut slots) {
-            Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
-            Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
-            Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
-            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
-            Err(_) => return Err(HeadError::Malformed),
-        }
-        if has_bare_line_feed(&raw) {
-            return Err(HeadError::BareLineFeed);
-        }
-        let (Some(method), Some(target), Some(minor)) =
-            (request.method, request.path, request.version)
-        else {
-            return Err(HeadError::Malformed);
+        let parts = match Parts::of(&raw) {
+            Err(HeadError::Malformed) => {
+                let text = masked(&raw).ok_or(HeadError::Malformed)?;
+                Parts::of(&text)?
+            }
+            parts => parts?,
         };
-        let (method, target) = (
-            Span::of(method.as_bytes(), &raw),
-            Span::of(target.as_bytes(), &raw),
-        );
-        let spans = spans(&raw, request.headers);
         Ok(Head {
-            method,
-            target,
-            minor,
-            fields: Fields::new(raw, spans),
+            method: parts.method,
+            target: parts.target,
+            minor: parts.minor,
+            fields: Fields::new(raw, parts.spans),
         })
     }
 
@@ -217,6 +202,71 @@ impl fmt::Debug for Head {
     }
 }
 
+/// Where the parts of a head lie.
+struct Parts {
+    method: Span,
+    target: Span,
+    minor: u8,
+    spans: Spans,
+}
+
+impl Parts {
+    /// Finds them in a head, or in what [`masked`] made of it.
+    fn of(raw: &[u8]) -> Result<Parts, HeadError> {
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(raw, &mut slots) {
+            Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
+            Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
+            Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
+            Err(_) => return Err(HeadError::Malformed),
+        }
+        if has_bare_line_feed(raw) {
+            return Err(HeadError::BareLineFeed);
+        }
+        let (Some(method), Some(target), Some(minor)) =
+            (request.method, request.path, request.version)
+        else {
+            return Err(HeadError::Malformed);
+        };
+        let (method, target) = (
+            Span::of(method.as_bytes(), raw),
+            Span::of(target.as_bytes(), raw),
+        );
+        let spans = spans(raw, request.headers);
+        Ok(Parts {
+            method,
+            target,
+            minor,
+            spans,
+        })
+    }
+}
+
+/// The same with the control characters in values made harmless, where there are any. RFC 9110 §5.5 lets them pass in
+/// all but CR, LF and NUL; the parser doesn't. In a header that decides about framing they stay.
+fn masked(raw: &[u8]) -> Option<Vec<u8>> {
+    let is_control = |byte: &u8| matches!(byte, 0x01..=0x08 | 0x0b | 0x0c | 0x0e..=0x1f | 0x7f);
+    let mut text = raw.to_vec();
+    let mut changed = false;
+    for line in text.split_mut(|b| *b == b'\n').skip(1) {
+        let Some(colon) = memchr::memchr(b':', line) else {
+            continue;
+        };
+        let (name, value) = line.split_at_mut(colon);
+        let frames = [&b"content-length"[..], b"transfer-encoding"];
+        if frames.iter().any(|n| name.eq_ignore_ascii_case(n)) {
+            continue;
+        }
+        for byte in value.iter_mut().filter(|b| is_control(b)) {
+            *byte = b'_';
+            changed = true;
+        }
+    }
+    changed.then_some(text)
+}
+
 fn has_bare_line_feed(raw: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', raw).any(|at| at == 0 || raw[at - 1] != b'\r')
 }
@@ -257,6 +307,31 @@ mod tests {
             let raw = format!("GET {target} HTTP/1.1\r\n\r\n");
             let head = Head::parse(Bytes::from(raw)).unwrap();
             assert_eq!(head.path_and_query(), path.as_bytes(), "{target}");
+        }
+    }
+
+    #[test]
+    fn control_characters_in_values_are_kept_as_captured() {
+        let head = head("GET / HTTP/1.1\r\nHost: x\r\nA: \x01b\x7f\x0b \r\nC: d\r\n\r\n").unwrap();
+        assert_eq!(head.header("a"), Some(&b"\x01b\x7f\x0b"[..]));
+        assert_eq!(head.header("c"), Some(&b"d"[..]));
+        assert_eq!(head.headers().count(), 3);
+    }
+
+    #[test]
+    fn control_characters_elsewhere_are_refused() {
+        for lines in [
+            "A: b\0\r\n",
+            "A: b\rc\r\n",
+            "A\x01: b\r\n",
+            "\x01A: b\r\n",
+            "Content-Length: 5\x0b\r\n",
+            "Transfer-Encoding: \x0bchunked\r\n",
+            "A: \x01\r\n \x01\r\n",
+        ] {
+            let raw = format!("GET / HTTP/1.1\r\n{lines}\r\n");
+            let refused = Head::parse(Bytes::from(raw)).unwrap_err();
+            assert_eq!(refused, HeadError::Malformed, "{}", lines.escape_debug());
         }
     }
 

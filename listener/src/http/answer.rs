@@ -179,6 +179,14 @@ impl AnswerParser {
         self.finish()
     }
 
+    /// The status of the answer whose body is under way.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match &self.state {
+            State::Body(partial) => Some(partial.head.status()),
+            _ => None,
+        }
+    }
+
     /// Bytes on the heap.
     pub(crate) fn held(&self) -> usize {
         match &self.state {

@@ -75,6 +75,8 @@ struct Question {
     acknowledged: Option<u32>,
     request: Request,
     answer: Option<Answer>,
+    /// Whether the server's word on a tunnel was passed on.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,18 @@ enum Request {
     Whole(Box<Captured>),
     /// It left, or never will.
     Gone,
+}
+
+impl Question {
+    fn tell(&mut self, status: u16, out: &mut dyn FnMut(Paired)) {
+        if (self.asked.connect || self.asked.upgrade) && !self.told {
+            self.told = true;
+            out(Paired::Verdict(match self.asked.is_switched_by(status) {
+                true => Verdict::Switched,
+                false => Verdict::Refused,
+            }));
+        }
+    }
 }
 
 impl AnswerStream {
@@ -140,6 +154,7 @@ impl AnswerStream {
             acknowledged: began.acknowledged,
             request: Request::Coming,
             answer: None,
+            told: false,
         });
     }
 
@@ -318,6 +333,17 @@ impl AnswerStream {
         let ahead = place - self.next as i64;
         let place = place.max(0) as u64;
         match self.position {
+            // Nobody knows where the answers to those before it begin.
+            Position::Unknown | Position::Held if !self.asked.is_empty() => {
+                self.flush(out);
+                if self.pending.first_place() >= Some(place) || self.pending.is_empty() {
+                    self.pending.clear();
+                    self.position = Position::Lost;
+                    // Pipelined requests acknowledge the same; the first of the answers there isn't theirs.
+                    self.next = place + 1;
+                    return;
+                }
+            }
             Position::Unknown | Position::Held => {}
             Position::Lost if (0..PLAUSIBLE).contains(&ahead) => self.flush(out),
             // Whatever lies before was the answer to a request that wasn't captured.
@@ -355,6 +381,7 @@ impl AnswerStream {
                 Ok((taken, answer)) => {
                     rest = &rest[taken..];
                     self.next += taken as u64;
+                    self.tell(out);
                     self.answered(answer, out);
                 }
                 Err(_) => {
@@ -404,18 +431,23 @@ impl AnswerStream {
         }
     }
 
+    /// The head of an answer is enough to know whether a tunnel begins, however long its body takes.
+    fn tell(&mut self, out: &mut dyn FnMut(Paired)) {
+        if let Some(status) = self.parser.status()
+            && let Some(question) = self.asked.iter_mut().find(|q| q.answer.is_none())
+        {
+            question.tell(status, out);
+        }
+    }
+
     /// The answer to the first question that has none.
     fn answered(&mut self, answer: Option<Answer>, out: &mut dyn FnMut(Paired)) {
         let Some(answer) = answer else { return };
         let question = self.asked.iter_mut().find(|q| q.answer.is_none());
         let Some(question) = question else { return };
-        let switched = question.asked.is_switched_by(answer.head.status());
-        if question.asked.connect || question.asked.upgrade {
-            out(Paired::Verdict(match switched {
-                true => Verdict::Switched,
-                false => Verdict::Refused,
-            }));
-        }
+        let status = answer.head.status();
+        let switched = question.asked.is_switched_by(status);
+        question.tell(status, out);
         question.answer = Some(answer);
         self.settle(out);
         if switched {

@@ -81,9 +81,12 @@ impl Flow {
         now_ns: u64,
         around: &mut Surroundings<'_, S>,
     ) {
+        if segment.rst {
+            self.decide(around);
+        }
+        self.certain |= segment.syn || self.is_plain(way, segment.payload);
         match way {
             Way::ToServer => {
-                self.certain |= segment.syn;
                 if segment.syn {
                     self.open(segment.sequence, around);
                 }
@@ -98,7 +101,10 @@ impl Flow {
 
     /// The oldest hole won't be filled.
     pub(super) fn give_up_hole<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
-        if self.requests.class() == Class::Holed {
+        // Behind an answer's hole may lie what the server said to a request for a tunnel.
+        let answer_may_follow =
+            self.requests.is_waiting() && self.answers.as_ref().is_some_and(|a| a.has_hole());
+        if self.requests.class() == Class::Holed && !answer_may_follow {
             self.with_requests(around, |requests, context| requests.give_up_hole(context));
         }
         self.settle(around);
@@ -126,6 +132,7 @@ impl Flow {
         cause: Incomplete,
         around: &mut Surroundings<'_, S>,
     ) {
+        self.decide(around);
         self.with_requests(around, |requests, context| {
             requests.end_with(cause, context)
         });
@@ -159,6 +166,15 @@ impl Flow {
         self.requests.held_behind_hole().max(answers)
     }
 
+    /// Whether bytes show that the ends' roles are as they were guessed.
+    fn is_plain(&self, way: Way, payload: &[u8]) -> bool {
+        !self.certain
+            && match way {
+                Way::ToServer => request_begin(payload) == Begin::Yes,
+                Way::ToClient => payload.starts_with(b"HTTP/1."),
+            }
+    }
+
     fn push_answer<S: FnMut(Captured)>(
         &mut self,
         segment: &Segment<'_>,
@@ -176,22 +192,31 @@ impl Flow {
         if segment.syn
             && let Some(number) = segment.acknowledgment
         {
-            self.accept(segment.sequence, number.wrapping_sub(1), around);
+            self.accept(segment.sequence, number, around);
+        }
+        if self.answers.is_some() && is_interim(segment.payload) {
+            let end = segment.sequence.wrapping_add(segment.payload.len() as u32);
+            self.requests.expect_body_behind(end);
+        }
+        if says_switched(segment.payload) {
+            self.requests.stay_lost();
         }
         self.with_answers(around, |answers, out| answers.push(segment, now_ns, out));
     }
 
-    /// The server's SYN, which acknowledges the client's.
+    /// The server's SYN, which acknowledges the client's, and data that came with it.
     fn accept<S: FnMut(Captured)>(
         &mut self,
         syn: u32,
-        client_syn: u32,
+        acknowledged: u32,
         around: &mut Surroundings<'_, S>,
     ) {
+        let client_syn = acknowledged.wrapping_sub(1);
         let server_syn = self.answers.as_ref().and_then(|answers| answers.syn());
         let is_other = match self.requests.syn() {
             None => true,
             Some(number) if number == client_syn => false,
+            Some(_) if server_syn.is_none() && self.requests.is_accepted_by(acknowledged) => false,
             // The ports are in use again and the client's SYN wasn't captured; or this one comes late.
             Some(_) if server_syn.is_some_and(|number| number != syn) => true,
             Some(_) => return,
@@ -205,10 +230,21 @@ impl Flow {
 
     /// The client's SYN. Where it is that of another connection, all that was before is over.
     fn open<S: FnMut(Captured)>(&mut self, syn: u32, around: &mut Surroundings<'_, S>) {
+        if self.requests.syn() != Some(syn) {
+            self.decide(around);
+        }
         let anew = self.with_requests(around, |requests, context| requests.open(syn, context));
         if anew {
             self.with_answers(around, AnswerStream::end);
             self.begin(self.client_first, self.certain, around.answers);
+        }
+    }
+
+    /// All will end, so that the holes before the answer to a request for a tunnel won't be filled.
+    fn decide<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+        while self.requests.is_waiting() && self.answers.as_ref().is_some_and(|a| a.has_hole()) {
+            self.with_answers(around, |answers, out| answers.give_up_hole(out));
+            self.settle(around);
         }
     }
 
@@ -332,6 +368,12 @@ fn captured(key: Key, client_first: bool, message: Message) -> Captured {
         trailers: message.trailers,
         answer: None,
     }
+}
+
+/// Whether bytes are an interim answer and nothing else: the client goes on with the body that it announced.
+fn is_interim(bytes: &[u8]) -> bool {
+    let interim = bytes.starts_with(b"HTTP/1.1 1") || bytes.starts_with(b"HTTP/1.0 1");
+    interim && memchr::memmem::find(bytes, b"\r\n\r\n").is_some_and(|end| end + 4 == bytes.len())
 }
 
 /// Whether bytes are the beginning of an answer that changes the protocol.

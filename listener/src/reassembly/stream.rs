@@ -29,10 +29,16 @@ pub(super) struct Stream {
     syn: Option<u32>,
     /// Place of the next byte.
     next: u64,
+    /// Place of the first byte that was seen.
+    joined: u64,
     /// Place behind the last byte, known once the FIN was seen.
     end: Option<u64>,
     /// The highest acknowledgement of what the peer sent.
     acknowledged: Option<u32>,
+    /// Whether that grew since the first segment: a SYN isn't overtaken by a whole exchange.
+    answered: bool,
+    /// Where the way is lost, it stays so: see [`Stream::stay_lost`].
+    switched: bool,
     pending: Pending,
     pace: Pace,
 }
@@ -115,6 +121,7 @@ impl Stream {
         if let Some(number) = segment.acknowledgment
             && self.acknowledges_more(number)
         {
+            self.answered |= self.acknowledged.is_some();
             self.acknowledged = Some(number);
         }
     }
@@ -126,9 +133,13 @@ impl Stream {
         }
         let first = syn.wrapping_add(1);
         let overtaken_by = self.next as i64 - self.place(first);
+        // Right before the first byte that was seen; or it's ours because nothing says that the connection is old.
+        let ahead = self.joined as i64 - self.place(first);
+        let overtaken = (0..=OVERTAKEN).contains(&overtaken_by)
+            && (ahead == 0 || ahead > 0 && self.end.is_none() && !self.answered);
         let anew = match self.position {
             Position::Unknown if self.syn.is_none() => false,
-            Position::Lost { hold: true } if (0..=OVERTAKEN).contains(&overtaken_by) => {
+            Position::Lost { hold: true } if overtaken => {
                 self.syn = Some(syn);
                 self.next = self.next.saturating_sub(overtaken_by as u64);
                 self.follow_from_here(context);
@@ -136,9 +147,7 @@ impl Stream {
                 return false;
             }
             // Requests that overtook their SYN in whole.
-            Position::Following(_) | Position::Lost { .. }
-                if self.syn.is_none() && (0..=OVERTAKEN).contains(&overtaken_by) =>
-            {
+            Position::Following(_) | Position::Lost { .. } if self.syn.is_none() && overtaken => {
                 self.syn = Some(syn);
                 return false;
             }
@@ -154,9 +163,24 @@ impl Stream {
         anew
     }
 
+    /// The peer sent an interim answer up to a sequence number. Who acknowledges that goes on with a body.
+    pub(super) fn expect_body_behind(&mut self, number: u32) {
+        if self.acknowledged.is_some() && self.acknowledges_more(number) {
+            self.acknowledged = Some(number);
+        }
+    }
+
     /// Number of the SYN, if it was seen.
     pub(super) fn syn(&self) -> Option<u32> {
         self.syn
+    }
+
+    /// Whether the server's SYN acknowledges this direction's, and perhaps data that came with it (RFC 7413 §3).
+    pub(super) fn is_accepted_by(&self, acknowledged: u32) -> bool {
+        let place = self.place(acknowledged);
+        let last = self.next.max(self.pending.end()) as i64;
+        let first = self.syn.map(|syn| self.place(syn.wrapping_add(1)));
+        first.is_some_and(|first| (first..=last).contains(&place))
     }
 
     /// What the server answered to the last request, which asked for a tunnel or another protocol.
@@ -241,6 +265,10 @@ impl Stream {
         cause: Incomplete,
         context: &mut Context<'_, impl FnMut(Event)>,
     ) {
+        // What came behind a request for a tunnel waits for an answer that won't be seen.
+        while self.is_waiting() && !self.pending.is_empty() {
+            self.resolve(Verdict::Unseen, context);
+        }
         let early = !self.pending.is_empty();
         self.pending.clear();
         if let Position::Following(parser) = &mut self.position {
@@ -288,6 +316,15 @@ impl Stream {
         matches!(self.position, Position::Over | Position::Closed)
     }
 
+    /// The server agreed to another protocol, and a request that isn't whole may be the one that asked for it.
+    pub(super) fn stay_lost(&mut self) {
+        match self.position {
+            Position::Lost { .. } => self.over(),
+            Position::Following(_) if self.has_hole() => self.switched = true,
+            _ => {}
+        }
+    }
+
     fn has_hole(&self) -> bool {
         !self.pending.is_empty() || self.end.is_some()
     }
@@ -308,6 +345,7 @@ impl Stream {
 
     fn start_at(&mut self, sequence: u32) {
         self.next = start_place(sequence);
+        self.joined = self.next;
     }
 
     /// Requests begin at the next byte.
@@ -322,6 +360,11 @@ impl Stream {
         if !(-1..PLAUSIBLE).contains(&ahead) {
             return;
         }
+        // Segments that the reset overtook on its way to the capture are yet to come.
+        if ahead > 0 && matches!(self.position, Position::Following(_)) {
+            self.end = Some(self.next + ahead as u64);
+            return;
+        }
         self.end_with(Incomplete::Reset, context);
     }
 
@@ -334,7 +377,8 @@ impl Stream {
     ) {
         let sequence = segment.sequence.wrapping_add(u32::from(segment.syn));
         if let Position::Unknown = self.position {
-            if segment.payload.is_empty() && !segment.fin {
+            // Without its SYN an end alone doesn't tell where anything begins.
+            if segment.payload.is_empty() && (!segment.fin || self.syn.is_none()) {
                 return;
             }
             if self.syn.is_some() {
@@ -472,7 +516,8 @@ impl Stream {
         }
     }
 
-    fn is_waiting(&self) -> bool {
+    /// True while the answer to a request for a tunnel decides about what follows.
+    pub(super) fn is_waiting(&self) -> bool {
         matches!(&self.position, Position::Following(parser) if parser.is_waiting())
     }
 
@@ -494,6 +539,10 @@ impl Stream {
 
     /// Goes on at the first pending segment that certainly begins a request.
     fn rejoin(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
+        if self.switched {
+            self.over();
+            return;
+        }
         self.position = Position::Lost { hold: false };
         while let Some((place, run)) = self.pending.pop_until(u64::MAX) {
             self.next = place;
@@ -501,6 +550,11 @@ impl Stream {
                 self.follow_from_here(context);
                 self.feed(&run.bytes, run.at, context);
                 self.drain(context);
+                return;
+            }
+            if run.bytes.starts_with(b"CONNECT ") && request_begin(&run.bytes) == Begin::Yes {
+                // What follows may be in a tunnel.
+                self.over();
                 return;
             }
             self.next += run.bytes.len() as u64;

@@ -18,8 +18,8 @@ use super::source::Stream;
 use super::summary::Summary;
 use super::{Seen, Wanted};
 
-/// Longer than any capture: in a file, a request may pause for minutes and nobody waits for it.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// In a file, a request may pause for minutes and nobody waits for it; and next to packets of today lie some with time 0.
+const NEVER: Duration = Duration::MAX;
 
 /// Bytes of an answer's body that are kept, so that its checksum can be told.
 const MAX_ANSWER: usize = 64 << 20;

@@ -1,0 +1,304 @@
+//! Where a connection could be read in two ways: which one is right, and that nothing is made up.
+
+use std::net::SocketAddr;
+
+use super::*;
+
+const SYN: u8 = 2;
+const FIN: u8 = 1;
+const RST: u8 = 4;
+
+#[derive(Clone)]
+struct Packet {
+    from_client: bool,
+    sequence: u32,
+    acknowledgment: u32,
+    flags: u8,
+    payload: Vec<u8>,
+}
+
+/// From the client.
+fn c(sequence: u32, acknowledgment: u32, payload: impl AsRef<[u8]>) -> Packet {
+    Packet {
+        from_client: true,
+        sequence,
+        acknowledgment,
+        flags: 0,
+        payload: payload.as_ref().to_vec(),
+    }
+}
+
+/// From the server.
+fn s(sequence: u32, acknowledgment: u32, payload: impl AsRef<[u8]>) -> Packet {
+    Packet {
+        from_client: false,
+        ..c(sequence, acknowledgment, payload)
+    }
+}
+
+fn with(flags: u8, packet: Packet) -> Packet {
+    Packet { flags, ..packet }
+}
+
+/// Targets of the requests from the client, and with a `!` those from the server.
+fn targets(answers: Answers, packets: &[Packet]) -> Vec<String> {
+    let (client, server): (SocketAddr, SocketAddr) =
+        (([10, 0, 0, 1], 4000).into(), ([10, 0, 0, 2], 80).into());
+    let settings = Settings {
+        answers,
+        ..Settings::default()
+    };
+    let mut reassembler = Reassembler::new(settings, Arc::new(Edge::default()));
+    let mut found = Vec::new();
+    let mut sink = |request: Captured| {
+        let reversed = if request.client == client { "" } else { "!" };
+        let answer = request.answer.as_ref().map(|answer| answer.head.status());
+        let answer = answer
+            .map(|status| format!(" {status}"))
+            .unwrap_or_default();
+        let target = String::from_utf8_lossy(request.head.target());
+        found.push(format!("{reversed}{target}{answer}"));
+    };
+    for (packet, now) in packets.iter().zip(1..) {
+        let (source, destination) = match packet.from_client {
+            true => (client, server),
+            false => (server, client),
+        };
+        let opens = packet.flags & SYN != 0 && packet.from_client;
+        let segment = Segment {
+            source,
+            destination,
+            sequence: packet.sequence,
+            acknowledgment: (!opens).then_some(packet.acknowledgment),
+            syn: packet.flags & SYN != 0,
+            fin: packet.flags & FIN != 0,
+            rst: packet.flags & RST != 0,
+            payload: &packet.payload,
+            missing: 0,
+        };
+        reassembler.push(&segment, now, &mut sink);
+    }
+    reassembler.finish(&mut sink);
+    assert_eq!(reassembler.held(), 0);
+    found
+}
+
+const WATCHED: Answers = Answers::Watched;
+const KEPT: Answers = Answers::Kept { max_body: 10 };
+const FAKE: &str = "GET /fake HTTP/1.1\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Yes\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+fn get(n: usize) -> String {
+    format!("GET /{n} HTTP/1.1\r\n\r\n")
+}
+
+fn end(sequence: u32, bytes: impl AsRef<[u8]>) -> u32 {
+    sequence + bytes.as_ref().len() as u32
+}
+
+#[test]
+fn a_switch_counts_that_was_answered_before_the_body_was_whole() {
+    let head = "POST /1 HTTP/1.1\r\nUpgrade: x\r\nContent-Length: 4\r\n\r\n";
+    for (answer, expected) in [
+        (SWITCHED, vec!["/1"]),
+        (
+            "HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n",
+            vec!["/1", "/fake"],
+        ),
+    ] {
+        let body = end(1, head);
+        let packets = [
+            c(1, 1, head),
+            s(1, body, answer),
+            c(body, end(1, answer), "body"),
+            c(body + 4, end(1, answer), FAKE),
+        ];
+        assert_eq!(targets(WATCHED, &packets), expected);
+    }
+}
+
+#[test]
+fn what_waits_for_an_answer_is_not_lost_with_the_connection() {
+    let upgrade = "GET /1 HTTP/1.1\r\nUpgrade: x\r\n\r\n";
+    let then = end(1, upgrade);
+    for last in [
+        with(RST, c(end(then, get(2)), 1, "")),
+        with(SYN, c(77_000, 0, "")),
+    ] {
+        let packets = [
+            with(SYN, c(0, 0, "")),
+            c(1, 1, upgrade),
+            c(then, 1, get(2)),
+            last,
+        ];
+        assert_eq!(targets(WATCHED, &packets), ["/1", "/2"]);
+    }
+}
+
+#[test]
+fn a_hole_in_the_answers_is_given_up_before_the_word_on_a_tunnel_is() {
+    let connect = "CONNECT a:1 HTTP/1.1\r\n\r\n";
+    let (second, third) = (end(1, get(1)), end(1, get(1)) + 24);
+    let refused = "HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n";
+    // All of the first answer is missing.
+    let packets = [
+        with(SYN, c(0, 0, "")),
+        with(SYN, s(0, 1, "")),
+        c(1, 1, get(1)),
+        c(second, 40, connect),
+        s(40, third, refused),
+        c(third, end(40, refused), get(3)),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["/1", "a:1", "/3"]);
+    let mut reused = packets.to_vec();
+    reused.push(with(SYN, c(77_000, 0, "")));
+    assert_eq!(targets(WATCHED, &reused), ["/1", "a:1", "/3"]);
+}
+
+#[test]
+fn the_head_of_an_answer_is_enough_to_refuse_a_tunnel() {
+    let connect = "CONNECT a:1 HTTP/1.1\r\n\r\n";
+    let packets = [
+        c(1, 1, connect),
+        s(
+            1,
+            end(1, connect),
+            "HTTP/1.1 407 No\r\nContent-Length: 9\r\n\r\n123",
+        ),
+        c(end(1, connect), 50, get(2)),
+        with(SYN, c(77_000, 0, "")),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["a:1", "/2"]);
+}
+
+#[test]
+fn a_servers_syn_may_acknowledge_data_in_the_clients() {
+    let connect = "CONNECT a:1 HTTP/1.1\r\n\r\n";
+    let then = end(1, connect);
+    let refused = "HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n";
+    let packets = [
+        with(SYN, c(0, 0, connect)),
+        with(SYN, s(500, then, "")),
+        s(501, then, refused),
+        c(then, end(501, refused), get(2)),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["a:1", "/2"]);
+    assert_eq!(targets(KEPT, &packets), ["a:1 407", "/2"]);
+    // Without it nobody knows whose the first answer is: the second request's it is not.
+    let then = end(1, get(1));
+    let packets = [
+        with(SYN, c(0, 0, get(1))),
+        c(then, 501, get(2)),
+        s(501, end(then, get(2)), OK),
+    ];
+    assert_eq!(targets(KEPT, &packets), ["/1", "/2"]);
+}
+
+#[test]
+fn a_body_that_looks_like_a_request_does_not_turn_the_connection_round() {
+    // A capture that joins within a request.
+    let packets = [
+        c(7, 1, "er: x\r\n\r\n"),
+        s(1, 16, "HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n"),
+        s(40, 16, FAKE),
+    ];
+    assert_eq!(targets(WATCHED, &packets), Vec::<String>::new());
+    let packets = [
+        c(7, 1, "P"),
+        c(8, 1, "OST /1 HTTP/1.1\r\nContent-Length: 9\r\n\r\n"),
+        s(1, 40, "HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n"),
+        s(40, 40, FAKE),
+    ];
+    assert_eq!(targets(WATCHED, &packets), Vec::<String>::new());
+}
+
+#[test]
+fn segments_that_a_reset_overtook_still_count() {
+    let second = end(1, get(1));
+    let last = end(second, get(2));
+    let packets = [
+        with(SYN, c(0, 0, "")),
+        c(second, 1, get(2)),
+        with(RST, c(last, 1, "")),
+        c(1, 1, get(1)),
+        c(last, 1, get(3)),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["/1", "/2"]);
+}
+
+#[test]
+fn a_body_behind_an_interim_answer_begins_no_request() {
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+    let packets = [
+        with(SYN, c(0, 0, "")),
+        c(1, 1, get(1)),
+        s(1, 20, OK),
+        // The head is cut off.
+        c(end(1, get(1)), end(1, OK), "POST /2 HTTP/1.1\r\nContent-"),
+        s(end(1, OK), 100, interim),
+        c(100, end(end(1, OK), interim), FAKE),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["/1"]);
+}
+
+#[test]
+fn behind_a_request_for_a_tunnel_that_is_not_whole_nothing_is_looked_for() {
+    let part = "GET /1 HTTP/1.1\r\nUpgrade: x\r\n";
+    let unseen = "GET /1 HTTP/1.1\r\nA: b";
+    for head in [part, unseen, "CONNECT a:1 HTTP/1.1\r\nA:"] {
+        let packets = [
+            with(SYN, c(0, 0, "")),
+            c(1, 1, head),
+            s(1, 90, SWITCHED),
+            c(90, end(1, SWITCHED), FAKE),
+        ];
+        assert_eq!(targets(WATCHED, &packets), Vec::<String>::new(), "{head}");
+    }
+    let packets = [
+        with(SYN, c(0, 0, "")),
+        c(50, 1, "CONNECT a:1 HTTP/1.1\r\n\r\n"),
+        s(1, 74, "HTTP/1.1 200 OK\r\n\r\n"),
+        c(74, 20, FAKE),
+    ];
+    assert_eq!(targets(WATCHED, &packets), Vec::<String>::new());
+}
+
+#[test]
+fn a_syn_after_an_exchange_opens_another_connection() {
+    // Its number is a little below that of the first segment seen of the old one.
+    let then = end(5000, get(1));
+    let packets = [
+        c(5000, 1, get(1)),
+        s(1, then, OK),
+        c(then, end(1, OK), get(2)),
+        with(SYN, c(4000, 0, "")),
+        c(4001, 1, get(3)),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["/1", "/2", "/3"]);
+}
+
+#[test]
+fn a_handshake_that_came_late_is_of_the_same_connection() {
+    let then = end(1, get(1));
+    let last = end(then, get(2));
+    for late in [with(SYN, c(0, 0, "")), with(SYN, s(0, 1, ""))] {
+        let packets = [
+            c(1, 1, get(1)),
+            with(FIN, c(last, end(1, OK), get(3))),
+            late,
+            c(then, end(1, OK), get(2)),
+        ];
+        assert_eq!(targets(WATCHED, &packets), ["/1", "/2", "/3"]);
+    }
+}
+
+#[test]
+fn an_end_that_came_first_does_not_tell_where_requests_begin() {
+    let packets = [
+        s(1, 20, "HTTP/1.1 200 OK\r\n"),
+        with(FIN, c(end(1, get(1)), 1, "")),
+        c(1, 1, get(1)),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["/1"]);
+}
