@@ -8,10 +8,12 @@
 
 mod answers;
 mod flow;
+mod pace;
 mod pending;
 mod stream;
 mod table;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,6 +142,8 @@ pub struct Reassembler {
     answers: Answers,
     budget: Arc<Budget>,
     shed: Option<Arc<Shed>>,
+    /// Bytes of a request on the wire, on average; 0 before the first.
+    typical: Cell<u64>,
     edge: Arc<Edge>,
     /// Bytes on the heap that belong to requests, of all connections.
     held: usize,
@@ -159,6 +163,7 @@ impl Reassembler {
             answers: settings.answers,
             budget: settings.budget,
             shed: settings.shed,
+            typical: Cell::new(0),
             edge,
             held: 0,
             now_ns: 0,
@@ -315,6 +320,7 @@ impl Reassembler {
             answers: self.answers,
             max_exchange: self.limits.max_exchange,
             skip: None,
+            typical: &self.typical,
             sink,
         };
         act(flow, &mut around);

@@ -27,7 +27,7 @@ const LOW: usize = 50;
 /// From 100 % to nothing in so many steps.
 const STEPS: usize = 16;
 /// Back from nothing to 100 % in so many calls of [`Shed::recover`].
-const CALLS: u32 = 32;
+const CALLS: u32 = 8;
 
 /// Decides for each connection.
 #[derive(Debug)]

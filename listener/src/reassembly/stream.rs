@@ -6,6 +6,9 @@
 //!
 //! Places in the stream are 64-bit numbers whose low half is the TCP sequence number, so nothing wraps.
 
+use std::cell::Cell;
+
+use super::pace::Pace;
 use super::pending::{Moment, Pending};
 use super::table::Class;
 use crate::edge::{Edge, EdgeEvent};
@@ -61,19 +64,6 @@ enum Position {
     Closed,
 }
 
-/// How long this connection's requests are, to tell how many lie in a hole.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Where the parser began.
-    from: u64,
-    /// Behind the last whole request.
-    until: u64,
-    /// Bytes of a request on average; 0 when not known.
-    mean: u32,
-    /// One of those behind `until` is counted already.
-    counted: bool,
-}
-
 /// What a stream's methods need of its owner.
 pub(super) struct Context<'a, F> {
     pub(super) edge: &'a Edge,
@@ -82,6 +72,8 @@ pub(super) struct Context<'a, F> {
     pub(super) switching: Switching,
     /// What requests of this connection are passed over for at the moment.
     pub(super) skip: Option<Skip>,
+    /// Bytes of a request on the wire, on average over all connections; 0 when not known.
+    pub(super) typical: &'a Cell<u64>,
     /// Takes the parser's events.
     pub(super) out: F,
 }
@@ -270,12 +262,20 @@ impl Stream {
             self.resolve(Verdict::Unseen, context);
         }
         let early = !self.pending.is_empty();
+        let seen = self.next.max(self.pending.end());
         self.pending.clear();
-        if let Position::Following(parser) = &mut self.position {
-            if early && !parser.is_within_request() {
-                (context.out)(Event::Incomplete(cause));
+        match &mut self.position {
+            Position::Following(parser) => {
+                if early && !parser.is_within_request() {
+                    (context.out)(Event::Incomplete(cause));
+                }
+                parser.close(cause, &mut context.out);
             }
-            parser.close(cause, &mut context.out);
+            Position::Lost { .. } => {
+                let typical = context.typical.get();
+                self.pace.rejoin(seen, context.edge, typical);
+            }
+            Position::Unknown | Position::Over | Position::Closed => {}
         }
         self.position = Position::Closed;
     }
@@ -350,7 +350,8 @@ impl Stream {
 
     /// Requests begin at the next byte.
     fn follow_from_here(&mut self, context: &Context<'_, impl FnMut(Event)>) {
-        self.pace.rejoin(self.next, context.edge);
+        self.pace
+            .rejoin(self.next, context.edge, context.typical.get());
         self.position = context.parser();
     }
 
@@ -497,7 +498,7 @@ impl Stream {
         } else if parser.is_done() {
             self.over();
         } else if !parser.is_within_request() {
-            self.pace.until = self.next;
+            self.pace.whole_until(self.next);
         }
     }
 
@@ -529,7 +530,7 @@ impl Stream {
             }
             Position::Lost { .. } => {
                 let end = self.end.unwrap_or(self.next);
-                self.pace.rejoin(end, context.edge);
+                self.pace.rejoin(end, context.edge, context.typical.get());
             }
             _ => {}
         }
@@ -570,38 +571,6 @@ impl Stream {
             None => Position::Over,
         };
         self.pending.clear();
-    }
-}
-
-impl Pace {
-    /// The parser loses its way at `next`; it counts one request for that.
-    fn leave(&mut self, parser: &RequestParser, next: u64) {
-        if let Some(mean) = (self.until - self.from).checked_div(u64::from(parser.whole())) {
-            self.mean = u32::try_from(mean).unwrap_or(u32::MAX);
-        }
-        self.counted = true;
-        if let Some(left) = parser.known_left() {
-            // The one that is counted ends there.
-            self.until = next.saturating_add(left);
-            self.counted = false;
-        }
-    }
-
-    /// A parser begins at `place`. Counts the requests that lie before it and weren't seen: as many as there is room
-    /// for, by the size of those before. Exact where requests are of one size; and nobody knows better.
-    fn rejoin(&mut self, place: u64, edge: &Edge) {
-        let mean = u64::from(self.mean);
-        if self.until > 0 && mean > 0 {
-            let bytes = place.saturating_sub(self.until);
-            let requests = (bytes + mean / 2) / mean;
-            edge.count(
-                EdgeEvent::IncompleteGap,
-                requests.saturating_sub(u64::from(self.counted)),
-            );
-        }
-        self.from = place;
-        self.until = place;
-        self.counted = false;
     }
 }
 

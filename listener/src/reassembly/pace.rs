@@ -1,0 +1,63 @@
+//! How many requests lie in a hole.
+//!
+//! What enters: where a connection's requests end, where bytes went missing, where a request begins again. What leaves: the
+//! number of requests in between, as far as it can be told, at the capture's edge. What may be lost: nothing more.
+//!
+//! Nobody can know what was in bytes that never came. As many requests are counted as there is room for by the size of
+//! those before them on the connection, or on all others; exact where requests are of one size.
+
+use crate::edge::{Edge, EdgeEvent};
+use crate::http::RequestParser;
+
+/// How long this connection's requests are.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Where the parser began.
+    from: u64,
+    /// Behind the last whole request.
+    until: u64,
+    /// Bytes of a request on average; 0 when not known.
+    mean: u32,
+    /// One of those behind `until` is counted already.
+    counted: bool,
+}
+
+impl Pace {
+    /// All up to this place were whole requests.
+    pub(super) fn whole_until(&mut self, place: u64) {
+        self.until = place;
+    }
+
+    /// The parser loses its way at `next`; it counts one request for that.
+    pub(super) fn leave(&mut self, parser: &RequestParser, next: u64) {
+        if let Some(mean) = (self.until - self.from).checked_div(u64::from(parser.whole())) {
+            self.mean = u32::try_from(mean).unwrap_or(u32::MAX);
+        }
+        self.counted = true;
+        if let Some(left) = parser.known_left() {
+            // The one that is counted ends there.
+            self.until = next.saturating_add(left);
+            self.counted = false;
+        }
+    }
+
+    /// A parser begins at `place`, or none does any more. Counts what lies before it and wasn't seen, by requests of
+    /// `typical` bytes where this connection had none.
+    pub(super) fn rejoin(&mut self, place: u64, edge: &Edge, typical: u64) {
+        let mean = match u64::from(self.mean) {
+            0 => typical,
+            mean => mean,
+        };
+        if self.until > 0 && mean > 0 {
+            let bytes = place.saturating_sub(self.until);
+            let requests = (bytes + mean / 2) / mean;
+            edge.count(
+                EdgeEvent::IncompleteGap,
+                requests.saturating_sub(u64::from(self.counted)),
+            );
+        }
+        self.from = place;
+        self.until = place;
+        self.counted = false;
+    }
+}
