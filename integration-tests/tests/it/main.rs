@@ -18,6 +18,7 @@ mod help;
 mod hosts;
 mod mirror;
 mod parts;
+mod reading;
 mod relay_loss;
 mod replayer_loss;
 mod rig;
