@@ -126,7 +126,7 @@ fn standard_input_waits_for_room() {
     let finished = run(command, LIMIT).unwrap();
     assert!(finished.status.success(), "{}", finished.stderr);
     assert!(
-        !finished.stderr.contains("listener_full") && !finished.stderr.contains("shed"),
+        !finished.stderr.contains("listener_full") && !finished.stderr.contains("shed_"),
         "{}",
         finished.stderr
     );
@@ -185,10 +185,10 @@ fn a_listener_ships_a_file_to_its_relay_and_ends() {
     let place = Place::loopback();
     let dir = tempfile::tempdir().unwrap();
     let pcap = dir.path().join("shop.pcap");
-    let requests = 5000;
+    let requests = 5000_usize;
     recorded(&pcap, |place, production| {
         let url = format!("http://{production}/shop/a%20b//c;v=1?q=%C3%A9+&&x=");
-        load::hey(place, &url, requests, 50).unwrap();
+        load::hey(place, &url, requests as u64, 50).unwrap();
     });
     let staging = Nginx::start(&place).unwrap();
     let targets = dir.path().join("targets.yaml");
