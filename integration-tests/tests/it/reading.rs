@@ -24,8 +24,9 @@ const END: &[u8] = b"\x01 the end of the recording\n";
 fn tcpdump(port: u16, into: &Path) -> Process {
     let log = into.with_extension("log");
     let mut command = Place::loopback().command("tcpdump");
-    let buffer_kib = "65536";
-    command.args(["-i", "lo", "-B", buffer_kib, "--immediate-mode", "-U", "-w"]);
+    // All that a test sends, twice: it sees packets on lo leave and arrive.
+    let buffer_kib = "131072";
+    command.args(["-i", "lo", "-B", buffer_kib, "-U", "-w"]);
     // Otherwise it becomes a user who may not write there.
     command.arg(into).args(["-Z", "root", "tcp", "port"]);
     command.arg(port.to_string());
