@@ -325,7 +325,7 @@ mod tests {
                 (settled, report.settled, report.captured),
                 (SENT, SENT, SENT)
             );
-            assert!(report.dropped.is_empty() && report.edge.get("shed_memory").is_none());
+            assert!(report.dropped.is_empty() && !report.edge.contains_key("shed_memory"));
         }
     }
 
