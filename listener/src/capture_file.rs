@@ -14,8 +14,10 @@ mod pcapng;
 mod unpack;
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use crate::packet::{Frame, LinkType};
+use crate::reassembly::Limits;
 use input::Input;
 
 pub use unpack::{Peeked, peek, unpack};
@@ -23,6 +25,20 @@ pub use unpack::{Peeked, peek, unpack};
 /// A longer packet is taken for garbage. The largest on a network are BIG TCP's with some 512 KiB; libpcap's own bound
 /// is 256 KiB, for a few buses 128 MiB.
 const MAX_PACKET: usize = 16 << 20;
+
+/// In a file, a request may pause for minutes and nobody waits for it; and next to packets of today lie some with time 0.
+pub const NEVER: Duration = Duration::MAX;
+
+/// Bounds for a capture that lies in a file: a request, a lost byte or an answer may be minutes in coming, and nobody waits
+/// for it. What has ended is forgotten all the same, because it would fill the memory that unfinished requests need.
+pub fn without_hurry(limits: Limits) -> Limits {
+    Limits {
+        hole: NEVER,
+        incomplete: NEVER,
+        answer: NEVER,
+        ..limits
+    }
+}
 
 /// Bytes that tell the format.
 pub const MAGIC_LEN: usize = 4;

@@ -1,5 +1,6 @@
 //! A listener's settings: names, defaults and their meaning, for the configuration file and the flags.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -12,7 +13,7 @@ use crate::capture::{self, CaptureSpec, NamePattern, Tunnel};
 use crate::governor::CpuLimit;
 use crate::packet::VniRule;
 use crate::reassembly::{Answers, Limits};
-use crate::{SourceSettings, budget};
+use crate::{SourceSettings, budget, reading};
 
 /// Where people and probes find a listener's admin port by default.
 pub const ADMIN_PORT: u16 = 28493;
@@ -45,12 +46,19 @@ pub struct Config {
     pub track_response: bool,
     /// Bytes of an answer's body that are kept.
     pub track_response_body: ByteSize,
+    /// So long after its last byte a request leaves without the rest of its answer.
+    #[serde(with = "duration")]
+    pub track_response_wait: Duration,
     /// The user to become, `NAME` or `NAME:GROUP`, keeping only the right to capture.
     pub user: Option<Account>,
     /// Niceness of the process, 0 to 19.
     pub nice: u8,
     /// Where proxies send copies of requests.
     pub mirror: Vec<ListenAddress>,
+    /// Capture files to read, one after the other; `-` is standard input.
+    pub read: Vec<PathBuf>,
+    /// Ports that servers listen on in those files; none for any.
+    pub read_port: Vec<u16>,
     /// Relays, `HOST:PORT`, in a cluster without etcd.
     pub relay: Vec<String>,
     /// etcd's endpoints, `http://HOST:PORT`: relays come from there.
@@ -84,9 +92,12 @@ impl Default for Config {
             vni: Vec::new(),
             track_response: false,
             track_response_body: ByteSize::kib(64),
+            track_response_wait: Limits::default().answer,
             user: None,
             nice: 0,
             mirror: Vec::new(),
+            read: Vec::new(),
+            read_port: Vec::new(),
             relay: Vec::new(),
             etcd: Vec::new(),
             discard: false,
@@ -103,15 +114,24 @@ impl Default for Config {
 impl Config {
     /// Where requests come from.
     pub fn sources(&self) -> SourceSettings {
-        let answers = match self.track_response {
+        let answers = |unless| match self.track_response {
             true => Answers::Kept {
                 max_body: self.track_response_body.as_usize(),
             },
-            false => ANSWERS,
+            false => unless,
         };
         let limits = Limits {
             max_exchange: self.max_exchange.as_usize(),
+            answer: self.track_response_wait,
             ..Limits::default()
+        };
+        let reading = reading::Settings {
+            files: self.read.clone(),
+            ports: self.read_port.clone(),
+            vni: self.vni.clone(),
+            // In files they are there in any case.
+            answers: answers(Answers::Watched),
+            limits: limits.clone(),
         };
         SourceSettings {
             capture: capture::Settings {
@@ -122,11 +142,12 @@ impl Config {
                 tunnels: self.tunnel.clone(),
                 vni: self.vni.clone(),
                 bpf: self.bpf.clone(),
-                answers,
+                answers: answers(ANSWERS),
                 limits,
                 ..capture::Settings::default()
             },
             mirror: self.mirror.clone(),
+            reading,
             max_exchange: self.max_exchange,
             memory: self.memory,
             process: budget::LISTENER,
@@ -144,10 +165,11 @@ impl Config {
                 self.max_exchange
             );
         }
-        if self.capture.is_empty() && self.mirror.is_empty() {
-            bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
+        if self.capture.is_empty() && self.mirror.is_empty() && self.read.is_empty() {
+            bail!("nothing to capture: give --capture IFACE:PORT, --mirror ADDR or --read FILE");
         }
         let sources = self.sources();
+        sources.reading.check()?;
         sources.plan().budget()?;
         capture::check(&sources.capture)?;
         if self.nice > 19 {

@@ -2,9 +2,11 @@
 //!
 //! What enters: whole requests from capture threads and from the mirror endpoint. What leaves: parcels for the
 //! relay, by [`crate::ship`]. What may be lost: requests of sessions that are shed, counted at the edge; when the window
-//! is full all the same, the request is dropped and counted (`listener_full`). Nobody who captures ever waits.
+//! is full all the same, the request is dropped and counted (`listener_full`). Nobody who captures ever waits; those who
+//! read files do, and nothing of theirs is shed or dropped.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use reprise_proto::{Parcel, Settlement};
@@ -18,13 +20,21 @@ use crate::edge::Edge;
 use crate::shed::Shed;
 use crate::window::{Lost, Room, StreamId, Window};
 
+/// Unsettled exchanges at which those who read files wait. It keeps all replayers busy, and is a fraction of what a relay
+/// and a replayer queue for a target, so that a file that is read faster than staging answers waits here and is neither
+/// dropped there for want of room nor, where a target takes 35 a second, for its `max_age` (30 s).
+const READ_AHEAD: usize = 1024;
+
 /// The listener's window and its books, shared by those who capture and the one who ships.
 #[derive(Debug)]
 pub struct Intake {
     epoch: Arc<Epoch>,
     edge: Arc<Edge>,
     shed: Arc<Shed>,
+    budget: Arc<Budget>,
     inner: Mutex<Inner>,
+    /// Told when those who read files may have room.
+    room: Condvar,
     /// Told when there is something to send, or room to send it.
     changed: Notify,
     /// Told when nothing is left to settle.
@@ -47,14 +57,16 @@ impl Intake {
         edge: Arc<Edge>,
     ) -> Intake {
         let epoch = Arc::new(epoch);
-        let window = Window::new(epoch.clone(), exchanges, budget);
+        let window = Window::new(epoch.clone(), exchanges, budget.clone());
         let books = Books::new(epoch.clone());
         let inner = Mutex::new(Inner { window, books });
         Intake {
             epoch,
             edge,
             shed,
+            budget,
             inner,
+            room: Condvar::new(),
             changed: Notify::new(),
             emptied: Notify::new(),
         }
@@ -83,6 +95,40 @@ impl Intake {
             inner.books.dropped(DropReason::ListenerFull, 1);
             return;
         }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// Blocks while the window has no room for what can wait, or until `stop` is set and [`Intake::wake_readers`] called.
+    /// The caller holds `own` bytes itself, which waiting doesn't free.
+    ///
+    /// There is room while half of what the caller leaves of the budget is free: the other half is for live sources, which
+    /// can't wait. An empty window is always room enough, since nothing that could be waited for would make more.
+    pub(crate) fn wait_for_room(&self, own: usize, stop: &AtomicBool) {
+        let is_short = |inner: &mut Inner| {
+            let window = &inner.window;
+            let (used, limit) = (self.budget.used(), self.budget.limit());
+            let full = window.unsettled() >= READ_AHEAD
+                || window.is_full()
+                || used.saturating_sub(own) > limit.saturating_sub(own) / 2;
+            full && window.unsettled() > 0 && !stop.load(Ordering::Relaxed)
+        };
+        let waited = self.room.wait_while(self.lock(), is_short);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Has those who wait for room look again.
+    pub(crate) fn wake_readers(&self) {
+        // Under the lock: whoever has just looked waits by now.
+        let _inner = self.lock();
+        self.room.notify_all();
+    }
+
+    /// Counts a captured request and takes it in, after [`Intake::wait_for_room`].
+    pub(crate) fn admit_waited(&self, request: Captured) {
+        let mut inner = self.lock();
+        inner.books.captured();
+        inner.window.admit_waited(request);
         drop(inner);
         self.changed.notify_one();
     }
@@ -128,6 +174,7 @@ impl Intake {
             self.emptied.notify_waiters();
         }
         drop(inner);
+        self.room.notify_all();
         self.changed.notify_one();
     }
 
@@ -230,5 +277,90 @@ mod tests {
         assert_eq!(shed.shares().memory, 0.0);
         intake.give_up();
         assert_eq!(budget.used(), 0);
+    }
+
+    fn small(limit: usize) -> (Arc<Budget>, Intake) {
+        let budget = Arc::new(Budget::new(limit));
+        let shed = Arc::new(Shed::new(budget.clone()));
+        let edge = Arc::new(Edge::default());
+        let intake = Intake::new(Epoch::new("l", 1), 1 << 18, budget.clone(), shed, edge);
+        (budget, intake)
+    }
+
+    /// Sends and settles all that is there, as a relay would.
+    fn settle_all(intake: &Intake) -> u64 {
+        let all = Room {
+            bytes: usize::MAX,
+            exchanges: usize::MAX,
+        };
+        let (parcels, _) = intake.take(StreamId(1), 1, all);
+        let end = |parcel: &Parcel| Settlement {
+            id: parcel.exchange.id.clone(),
+            outcomes: Vec::new(),
+        };
+        let ends: Vec<Settlement> = parcels.iter().map(end).collect();
+        intake.settle(&ends);
+        ends.len() as u64
+    }
+
+    /// Far more than fits, of a size that fills the budget or of one that fills the window's share.
+    #[test]
+    fn who_can_wait_waits_and_loses_nothing() {
+        const SENT: u64 = 5000;
+        for limit in [1 << 20, 1 << 30] {
+            let (budget, intake) = small(limit);
+            let all = Room {
+                bytes: usize::MAX,
+                exchanges: usize::MAX,
+            };
+            intake.open(StreamId(1), all);
+            let go_on = AtomicBool::new(false);
+            let settled = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for n in 0..SENT {
+                        intake.wait_for_room(0, &go_on);
+                        intake.admit_waited(request(n as u16));
+                    }
+                });
+                let mut settled = 0;
+                while settled < SENT {
+                    assert!(intake.used().exchanges <= READ_AHEAD);
+                    assert!(budget.used() <= limit / 2 + 4000);
+                    settled += settle_all(&intake);
+                    std::thread::yield_now();
+                }
+                settled
+            });
+            let report = intake.report();
+            assert_eq!(
+                (settled, report.settled, report.captured),
+                (SENT, SENT, SENT)
+            );
+            assert!(report.dropped.is_empty() && !report.edge.contains_key("shed_memory"));
+        }
+    }
+
+    /// Else a file with a request larger than half of the budget would never be read to its end.
+    #[test]
+    fn nobody_waits_for_an_empty_window() {
+        let (budget, intake) = small(1 << 20);
+        budget.take(2 << 20);
+        intake.wait_for_room(0, &AtomicBool::new(false));
+        intake.admit_waited(request(1));
+        assert_eq!(intake.report().captured, 1);
+    }
+
+    #[test]
+    fn who_waits_can_be_told_to_stop() {
+        let (budget, intake) = small(1 << 20);
+        intake.admit_waited(request(1));
+        budget.take(1 << 20);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| intake.wait_for_room(0, &stop));
+            assert!(!waiting.is_finished());
+            stop.store(true, Ordering::Relaxed);
+            intake.wake_readers();
+        });
     }
 }

@@ -1,8 +1,8 @@
 //! The listener: captures requests on a web host and ships them to a relay.
 //!
 //! What enters: packets from interfaces ([`capture`], [`packet`]), put together to streams ([`reassembly`]) and read
-//! as requests ([`http`]); or whole requests from proxies ([`mirror`]). Each enters the resend window ([`intake`],
-//! [`window`]). What leaves: batches to a relay ([`ship`]). What may be lost: packets that the kernel could not hand
+//! as requests ([`http`]); packets from files the same way ([`reading`], [`capture_file`]); or whole requests from proxies
+//! ([`mirror`]). Each enters the resend window ([`intake`], [`window`]). What leaves: batches to a relay ([`ship`]). What may be lost: packets that the kernel could not hand
 //! over, requests that lack a byte, whole sessions where memory or CPU is short ([`budget`], [`shed`], [`governor`]),
 //! requests for which the window had no room; each is counted by its reason ([`edge`], the ledger). A listener never
 //! stands in the path of production and never waits for anything behind it.
@@ -15,6 +15,7 @@ pub mod reassembly;
 pub mod http;
 
 pub mod mirror;
+pub mod reading;
 
 pub mod budget;
 pub mod edge;
@@ -54,6 +55,7 @@ use crate::edge::Edge;
 use crate::governor::{CpuLimit, Governed};
 use crate::intake::Intake;
 use crate::mirror::Mirror;
+use crate::reading::Reading;
 use crate::shed::Shed;
 use crate::ship::Relays;
 
@@ -67,6 +69,8 @@ pub struct SourceSettings {
     pub capture: capture::Settings,
     /// Where proxies send copies.
     pub mirror: Vec<ListenAddress>,
+    /// Capture files.
+    pub reading: reading::Settings,
     /// A larger request is dropped whole.
     pub max_exchange: ByteSize,
     /// Resident memory of the whole process.
@@ -95,6 +99,9 @@ impl SourceSettings {
 pub struct Sources {
     captures: capture::Opened,
     mirrors: Vec<TcpListener>,
+    reading: reading::Opened,
+    /// True where something is captured as it happens, and can't wait.
+    live: bool,
     max_exchange: usize,
     budget: Arc<Budget>,
     shed: Arc<Shed>,
@@ -104,10 +111,11 @@ impl Sources {
     /// Opens all, so that nothing has begun when one of them can't be had.
     ///
     /// # Errors
-    /// One line, when the memory doesn't suffice, or an interface, a port or the right to capture can't be had.
+    /// One line, when the memory doesn't suffice, or a file, an interface, a port or the right to capture can't be had.
     pub fn open(settings: &SourceSettings) -> anyhow::Result<Sources> {
         let max_exchange = settings.max_exchange.as_usize();
         let budget = Arc::new(Budget::new(settings.plan().budget()?));
+        let reading = reading::open(settings.reading.clone(), budget.clone())?;
         let bind = |address: &ListenAddress| address.bind("mirror", "--mirror");
         let mirrors = settings
             .mirror
@@ -122,7 +130,9 @@ impl Sources {
         })?;
         Ok(Sources {
             captures,
+            live: !(settings.capture.specs.is_empty() && mirrors.is_empty()),
             mirrors,
+            reading,
             max_exchange,
             budget,
             shed,
@@ -151,6 +161,15 @@ pub struct Parts {
     pub health: Health,
 }
 
+/// How a listener's life ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its closed books.
+    pub books: EpochReport,
+    /// Files that could not be read.
+    pub unreadable: usize,
+}
+
 /// A running listener.
 pub struct Listener {
     node: String,
@@ -160,6 +179,8 @@ pub struct Listener {
     captures: Captures,
     mirrors: Vec<Mirror>,
     mirror_addresses: Vec<SocketAddr>,
+    reading: Reading,
+    live: bool,
     stop_shipping: CancellationToken,
     shipping: JoinHandle<()>,
     /// Ends the governor.
@@ -175,6 +196,8 @@ impl Listener {
         let Sources {
             captures,
             mirrors: sockets,
+            reading,
+            live,
             max_exchange,
             budget,
             shed,
@@ -215,6 +238,7 @@ impl Listener {
             }
         };
         let captures = captures.start(&edge, admit)?;
+        let reading = reading.start(&edge, &intake, discards)?;
         let stop_governing = CancellationToken::new();
         let governed = Governed {
             shed: shed.clone(),
@@ -222,7 +246,10 @@ impl Listener {
             edge,
             limit: parts.cpu_limit,
         };
-        tokio::spawn(governor::govern(governed, stop_governing.clone()));
+        // Of files nothing is shed.
+        if live {
+            tokio::spawn(governor::govern(governed, stop_governing.clone()));
+        }
         let hello = Hello {
             node: parts.node.clone(),
             version: reprise_node::identity::VERSION.to_owned(),
@@ -243,6 +270,8 @@ impl Listener {
             captures,
             mirrors,
             mirror_addresses,
+            reading,
+            live,
             stop_shipping,
             shipping,
             _governing: stop_governing.drop_guard(),
@@ -252,6 +281,16 @@ impl Listener {
     /// Where the mirror endpoints listen.
     pub fn mirrors(&self) -> &[SocketAddr] {
         &self.mirror_addresses
+    }
+
+    /// Waits until all files are read and settled and nothing else can come; for ever, where something is captured live.
+    pub async fn exhausted(&self) {
+        match self.live {
+            true => std::future::pending().await,
+            false => self.reading.done().await,
+        }
+        // Files can wait: a stop's patience is not for them.
+        self.intake.settled().await;
     }
 
     /// Shows the budget and the share of sessions that is captured among a node's metrics.
@@ -271,14 +310,19 @@ impl Listener {
 
     /// Stops to capture, waits until all that was captured is settled, and closes the books. What can't be settled in
     /// time is counted as dropped or, where it was sent, as unknown.
-    pub async fn drain(self, patience: Duration) -> EpochReport {
+    pub async fn drain(self, patience: Duration) -> Ended {
         for mirror in self.mirrors {
             mirror.stop().await;
         }
-        let captures = self.captures;
-        if let Err(error) = tokio::task::spawn_blocking(move || captures.stop()).await {
+        let (captures, reading) = (self.captures, self.reading);
+        let stopping = tokio::task::spawn_blocking(move || {
+            captures.stop();
+            reading.stop()
+        });
+        let unreadable = stopping.await.unwrap_or_else(|error| {
             warn!(%error, "a capture thread failed");
-        }
+            0
+        });
         let waiting = self.intake.used().exchanges;
         info!(waiting, "draining");
         if tokio::time::timeout(patience, self.intake.settled())
@@ -296,6 +340,9 @@ impl Listener {
         if let Err(error) = self.shipping.await {
             warn!(%error, "shipping failed");
         }
-        self.intake.report()
+        Ended {
+            books: self.intake.report(),
+            unreadable,
+        }
     }
 }

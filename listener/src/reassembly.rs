@@ -42,6 +42,9 @@ pub struct Limits {
     /// After so long without a byte an unfinished request is given up. Servers wait as long for a body:
     /// nginx's `client_body_timeout` and Apache's `Timeout` are 60 s.
     pub incomplete: Duration,
+    /// So long after its last byte a request leaves without the rest of its answer, where answers are kept: a stream of
+    /// events, or a poll that waits for news, may take hours. On a connection where nothing comes it may take twice as long.
+    pub answer: Duration,
     /// After so long without a packet a connection is forgotten. If it goes on with a request, it is found again;
     /// until then what is known of it guards against mistaking a tunnel's content for one.
     pub idle: Duration,
@@ -57,6 +60,7 @@ impl Default for Limits {
             connections: 65_536,
             hole: Duration::from_secs(2),
             incomplete: Duration::from_secs(60),
+            answer: Duration::from_secs(30),
             idle: Duration::from_secs(600),
             closed: Duration::from_secs(10),
         }
@@ -190,9 +194,11 @@ impl Reassembler {
             Way::ToClient => segment.destination,
         };
         let skip = self.shed.as_ref().and_then(|s| s.turned_away(client));
+        let overdue = self.overdue();
         self.with(id, sink, |flow, around| {
             around.skip = skip;
             flow.push(way, segment, now_ns, around);
+            flow.end_overdue(overdue, around);
             while flow.held_behind_hole() > early {
                 flow.give_up_hole(around);
             }
@@ -267,6 +273,7 @@ impl Reassembler {
                 Class::Fleeting => self.limits.closed,
                 Class::Idle => self.limits.idle,
                 Class::Incomplete => self.limits.incomplete,
+                Class::Answer => self.limits.answer,
                 Class::Holed => self.limits.hole,
             };
             let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
@@ -276,6 +283,7 @@ impl Reassembler {
                 match class {
                     Class::Fleeting | Class::Idle => self.remove(id, Incomplete::Expired, sink),
                     Class::Incomplete => self.give_up(id, Incomplete::Expired, sink),
+                    Class::Answer => self.end_overdue(id, sink),
                     Class::Holed => self.give_up_hole(id, sink),
                 }
             }
@@ -319,6 +327,7 @@ impl Reassembler {
             key,
             answers: self.answers,
             max_exchange: self.limits.max_exchange,
+            now_ns: self.now_ns,
             skip: None,
             typical: &self.typical,
             sink,
@@ -348,7 +357,9 @@ impl Reassembler {
         let flow = self.table.value(id);
         let class = flow.class();
         let stalled = flow.progress() == progress;
-        if class == Class::Holed && stalled && self.table.class(id) == Class::Holed {
+        let same = self.table.class(id) == class;
+        // An answer's time runs from its request, whatever of it comes.
+        if same && (class == Class::Answer || (class == Class::Holed && stalled)) {
             return;
         }
         self.table.touch(id, class, self.now_ns);
@@ -362,6 +373,19 @@ impl Reassembler {
             // Another hole, whose time begins now.
             self.table.touch(id, Class::Holed, self.now_ns);
         }
+    }
+
+    /// Requests that were complete by this time wait for their answers no longer, unix nanoseconds.
+    fn overdue(&self) -> u64 {
+        let wait = u64::try_from(self.limits.answer.as_nanos()).unwrap_or(u64::MAX);
+        self.now_ns.saturating_sub(wait)
+    }
+
+    fn end_overdue(&mut self, id: Id, sink: &mut impl FnMut(Captured)) {
+        let overdue = self.overdue();
+        self.with(id, sink, |flow, around| flow.end_overdue(overdue, around));
+        let class = self.table.value(id).class();
+        self.table.touch(id, class, self.now_ns);
     }
 
     fn give_up(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
@@ -380,7 +404,8 @@ impl Reassembler {
         while self.held > 0 && self.budget.is_over() {
             let holed = self.table.oldest(Class::Holed);
             let incomplete = self.table.oldest(Class::Incomplete);
-            let stalest = [holed, incomplete]
+            let answer = self.table.oldest(Class::Answer);
+            let stalest = [holed, incomplete, answer]
                 .into_iter()
                 .flatten()
                 .min_by_key(|(_, since)| *since);

@@ -6,18 +6,17 @@ use prometheus_client::registry::Registry;
 use reprise_node::admin::{self, Admin};
 use reprise_node::membership::{Etcd, EtcdSettings, Member, Role, fixed_members};
 use reprise_node::{Health, identity, listen, metrics};
-use reprise_traffic::ledger::EpochReport;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::ship::Relays;
-use crate::{Config, Listener, Parts, Sources};
+use crate::{Config, Ended, Listener, Parts, Sources};
 
-/// Runs a listener until `stop` is cancelled, then drains it. Returns its closed books.
+/// Runs a listener until `stop` is cancelled, or all that it was to read is read, then drains it. Returns its closed books.
 ///
 /// # Errors
 /// One line, when something that it needs at start can't be had.
-pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<EpochReport> {
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Ended> {
     config.validate()?;
     let health = Health::new();
     health.set("started", Err("starting".to_owned()));
@@ -83,16 +82,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<Epoc
     health.set("started", Ok(()));
     info!(id, admin = %admin_address, mirrors = ?listener.mirrors(), "listener ready");
 
-    stop.cancelled().await;
-    let report = listener.drain(config.drain_timeout).await;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = listener.exhausted() => {}
+    }
+    let ended = listener.drain(config.drain_timeout).await;
     if let Some(registration) = registration {
         registration.leave().await;
     }
     info!(
         id,
-        captured = report.captured,
-        settled = report.settled,
+        captured = ended.books.captured,
+        settled = ended.books.settled,
         "listener stopped"
     );
-    Ok(report)
+    Ok(ended)
 }

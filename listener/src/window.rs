@@ -138,11 +138,27 @@ impl Window {
     /// When there is no room for it.
     pub fn admit(&mut self, request: Captured) -> Result<(), Full> {
         let size = request.size();
-        let full = self.used.exchanges >= self.exchanges
-            || self.slots.len() >= self.exchanges.saturating_mul(SPAN);
-        if full || !self.budget.take_moved(size + OVERHEAD + SLOT) {
+        if self.is_full() || !self.budget.take_moved(size + OVERHEAD + SLOT) {
             return Err(Full);
         }
+        self.push(request, size);
+        Ok(())
+    }
+
+    /// Takes in a request that has waited for room, whatever others have taken meanwhile.
+    pub fn admit_waited(&mut self, request: Captured) {
+        let size = request.size();
+        self.budget.take(size + OVERHEAD + SLOT);
+        self.push(request, size);
+    }
+
+    /// True where no more exchanges fit, however small.
+    pub fn is_full(&self) -> bool {
+        self.used.exchanges >= self.exchanges
+            || self.slots.len() >= self.exchanges.saturating_mul(SPAN)
+    }
+
+    fn push(&mut self, request: Captured, size: usize) {
         let sequence = self.base + self.slots.len() as u64;
         let id = ExchangeId {
             epoch: self.epoch.clone(),
@@ -155,7 +171,6 @@ impl Window {
             stream: None,
             first_sent: None,
         });
-        Ok(())
     }
 
     /// Opens a stream with the credit that its relay granted.

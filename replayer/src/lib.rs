@@ -42,7 +42,7 @@ pub use config::Config;
 pub use run::run;
 pub use tls::TlsError;
 
-use crate::metrics::Latencies;
+use crate::metrics::{Answers, Latencies};
 use crate::sessions::Room;
 use crate::take::Desk;
 
@@ -67,12 +67,12 @@ impl Replayer {
     pub fn start(node: String, queue_bytes: usize, registry: &mut Registry) -> Replayer {
         let tally: Arc<Mutex<Tally>> = Arc::default();
         let leaving = CancellationToken::new();
-        let latencies = Latencies::register(registry);
+        let metrics = (Latencies::register(registry), Answers::register(registry));
         let room = Room {
             bytes: queue_bytes,
             jobs: TARGET_JOBS,
         };
-        let desk = Arc::new(Desk::new(tally.clone(), latencies, room, leaving.clone()));
+        let desk = Arc::new(Desk::new(tally.clone(), metrics, room, leaving.clone()));
         let stopped = CancellationToken::new();
         let forgetful = desk.clone();
         tokio::spawn(stopped.clone().run_until_cancelled_owned(async move {

@@ -1,12 +1,16 @@
-//! What a replayer measures besides its ledger: how long targets take to answer.
+//! What a replayer measures besides its ledger: how long targets take to answer, and how production answered.
+//!
+//! What enters: answers. What leaves: metrics. What may be lost: nothing.
 
+use std::fmt;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use reprise_traffic::TargetName;
+use reprise_traffic::{Answer, TargetName};
 
 /// Which target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,5 +58,60 @@ pub(crate) struct Latency(Histogram);
 impl Latency {
     pub(crate) fn observe(&self, latency: Duration) {
         self.0.observe(latency.as_secs_f64());
+    }
+}
+
+/// How much of production's answer came with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kept {
+    /// All of it.
+    Whole,
+    /// Its head, and not all of its body.
+    Part,
+    /// Nothing: answers aren't tracked, or this one wasn't seen.
+    Nothing,
+}
+
+impl EncodeLabelValue for Kept {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let name = match self {
+            Kept::Whole => "whole",
+            Kept::Part => "part",
+            Kept::Nothing => "nothing",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AnswerLabels {
+    target: String,
+    kept: Kept,
+}
+
+/// What came of production's answers, by target.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Answers(Family<AnswerLabels, Counter>);
+
+impl Answers {
+    pub(crate) fn register(registry: &mut Registry) -> Answers {
+        let answers = Answers::default();
+        registry.register(
+            "reprise_production_answers",
+            "Requests taken, by what came with them of the answer that production gave",
+            answers.0.clone(),
+        );
+        answers
+    }
+
+    /// A request for a target was taken, with production's answer or without.
+    pub(crate) fn count(&self, target: &TargetName, answer: Option<&Answer>) {
+        let kept = match answer {
+            None => Kept::Nothing,
+            Some(answer) if answer.is_whole() => Kept::Whole,
+            Some(_) => Kept::Part,
+        };
+        let target = target.to_string();
+        self.0.get_or_create(&AnswerLabels { target, kept }).inc();
     }
 }

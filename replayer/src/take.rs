@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
-use crate::metrics::Latencies;
+use crate::metrics::{Answers, Latencies};
 use crate::outbox::{Outbox, Reply};
 use crate::runner::{Job, Runner};
 use crate::sessions::Room;
@@ -27,6 +27,7 @@ pub(crate) struct Desk {
     inner: Mutex<Inner>,
     tally: Arc<Mutex<Tally>>,
     latencies: Latencies,
+    answers: Answers,
     room: Room,
     /// Streams so far, to tell relays apart.
     streams: AtomicU64,
@@ -53,7 +54,7 @@ struct Ticket {
 impl Desk {
     pub(crate) fn new(
         tally: Arc<Mutex<Tally>>,
-        latencies: Latencies,
+        (latencies, answers): (Latencies, Answers),
         room: Room,
         leaving: CancellationToken,
     ) -> Desk {
@@ -61,6 +62,7 @@ impl Desk {
             inner: Mutex::default(),
             tally,
             latencies,
+            answers,
             room,
             streams: AtomicU64::new(0),
             leaving,
@@ -210,6 +212,8 @@ impl Desk {
             }
             (Seen::Never, Some(runner)) => {
                 drop(inner);
+                let answer = exchange.request.answer.as_deref();
+                self.answers.count(&delivery.target, answer);
                 let ticket = Ticket {
                     target: delivery.target,
                     reply,
@@ -325,12 +329,16 @@ mod tests {
             window_exchanges: 10,
             window_bytes: 1000,
         };
-        let latencies = Latencies::register(&mut Registry::default());
+        let mut registry = Registry::default();
+        let metrics = (
+            Latencies::register(&mut registry),
+            Answers::register(&mut registry),
+        );
         let room = Room {
             bytes: 1000,
             jobs: 10,
         };
-        let desk = Desk::new(Arc::default(), latencies, room, CancellationToken::new());
+        let desk = Desk::new(Arc::default(), metrics, room, CancellationToken::new());
         let (outlet, inlet) = joined(hello, welcome);
         tokio::spawn(Arc::new(desk).serve(inlet));
         outlet

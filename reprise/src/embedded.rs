@@ -1,6 +1,6 @@
 //! All roles in one process: the same code, joined by channels instead of sockets.
 //!
-//! What enters: packets and mirrored requests on this host. What leaves: requests to the targets. What may be lost:
+//! What enters: packets and mirrored requests on this host, and capture files. What leaves: requests to the targets. What may be lost:
 //! when memory or CPU is short, whole sessions are left out and counted; production never waits.
 
 use std::net::SocketAddr;
@@ -10,14 +10,13 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use reprise_listener::governor::CpuLimit;
 use reprise_listener::ship::Relays;
-use reprise_listener::{Listener, SourceSettings, Sources};
+use reprise_listener::{Ended, Listener, SourceSettings, Sources};
 use reprise_node::admin::{self, Admin};
 use reprise_node::membership::Targets;
 use reprise_node::{Health, ListenAddress, identity, metrics};
 use reprise_proto::{Hello, Welcome, joined};
 use reprise_relay::{Load, Relay, Replayers};
 use reprise_replayer::Replayer;
-use reprise_traffic::ledger::EpochReport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -121,13 +120,18 @@ impl Embedded {
         self.listener.mirrors()
     }
 
+    /// Waits until all files are read and settled and nothing else can come; for ever, where something is captured live.
+    pub(crate) async fn exhausted(&self) {
+        self.listener.exhausted().await;
+    }
+
     /// Stops capturing, waits until all that was captured is settled, and returns the closed books.
-    pub(crate) async fn drain(self) -> EpochReport {
-        let report = self.listener.drain(self.drain_timeout).await;
+    pub(crate) async fn drain(self) -> Ended {
+        let ended = self.listener.drain(self.drain_timeout).await;
         self.relay.drain(Duration::from_secs(2)).await;
         self.replayer.drain(Duration::from_secs(2)).await;
         self.serving.abort();
-        report
+        ended
     }
 }
 

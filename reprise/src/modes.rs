@@ -12,7 +12,7 @@ use clap::Args;
 use reprise_listener::capture::{self, CaptureSpec, NamePattern, Tunnel};
 use reprise_listener::governor::CpuLimit;
 use reprise_listener::packet::VniRule;
-use reprise_listener::{SourceSettings, budget};
+use reprise_listener::{Ended, SourceSettings, budget};
 use reprise_node::ListenAddress;
 use reprise_node::config::{self, ByteSize};
 use reprise_node::membership::{Targets, fixed_targets, watch_targets_file};
@@ -33,7 +33,9 @@ Examples:
   reprise run --capture eth0:80,8080 --to http://staging:8080 --methods any
       replay everything, POST included: the staging system gets production's writes
   reprise run --mirror :28019 --targets targets.yaml
-      take copies that nginx, Envoy or HAProxy send to port 28019; targets from a watched file";
+      take copies that nginx, Envoy or HAProxy send to port 28019; targets from a watched file
+  tcpdump -i eth0 -U -w - port 80 | reprise run --read - --to http://staging:8080
+      replay what tcpdump captures, as it comes; with a file in the place of - what it holds, and end";
 
 /// All roles in one process, without etcd: capture here, replay to another server
 #[derive(Debug, Args)]
@@ -105,6 +107,14 @@ struct SourceFlags {
     /// With --track-response: how much of an answer's body is kept [default: 64KiB]
     #[arg(long, value_name = "SIZE")]
     track_response_body: Option<ByteSize>,
+    /// With --track-response: so long after its last byte a request leaves without the rest of its answer, as where that
+    /// is a stream of events [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(
+        with = "config::duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    track_response_wait: Option<Duration>,
     /// Become this user, NAME or NAME:GROUP, and keep no right but CAP_NET_RAW [default: none]
     #[arg(long, value_name = "USER")]
     user: Option<Account>,
@@ -114,6 +124,14 @@ struct SourceFlags {
     /// Take every HTTP request that arrives here as captured, and answer it 204 at once; repeatable [default: none]
     #[arg(long, value_name = "ADDR")]
     mirror: Vec<ListenAddress>,
+    /// Take the requests in this capture file (pcap, pcapng; packed by gzip or zstd or not), in order within each
+    /// connection and as fast as they are taken: production's pauses are not reproduced. - is standard input. Repeatable:
+    /// one file after the other. When all are read and nothing is captured live, the process ends [default: none]
+    #[arg(long, value_name = "FILE")]
+    read: Vec<PathBuf>,
+    /// With --read, only requests to this port; repeatable [default: HTTP is recognised on any port]
+    #[arg(long, value_name = "N")]
+    read_port: Vec<u16>,
     /// Kernel memory for packets that wait to be read, of all interfaces and threads; part of --memory [default: 16MiB]
     #[arg(long, value_name = "SIZE")]
     ring: Option<ByteSize>,
@@ -138,9 +156,13 @@ struct RunConfig {
     vni: Vec<VniRule>,
     track_response: bool,
     track_response_body: ByteSize,
+    #[serde(with = "config::duration")]
+    track_response_wait: Duration,
     user: Option<Account>,
     nice: u8,
     mirror: Vec<ListenAddress>,
+    read: Vec<PathBuf>,
+    read_port: Vec<u16>,
     ring: ByteSize,
     max_exchange: ByteSize,
     to: Vec<String>,
@@ -165,9 +187,12 @@ impl Default for RunConfig {
             vni: Vec::new(),
             track_response: listener.track_response,
             track_response_body: listener.track_response_body,
+            track_response_wait: listener.track_response_wait,
             user: None,
             nice: listener.nice,
             mirror: Vec::new(),
+            read: Vec::new(),
+            read_port: Vec::new(),
             ring: listener.ring,
             max_exchange: listener.max_exchange,
             to: Vec::new(),
@@ -193,7 +218,10 @@ impl RunConfig {
             vni: self.vni.clone(),
             track_response: self.track_response,
             track_response_body: self.track_response_body,
+            track_response_wait: self.track_response_wait,
             mirror: self.mirror.clone(),
+            read: self.read.clone(),
+            read_port: self.read_port.clone(),
             ring: self.ring,
             max_exchange: self.max_exchange,
             memory: self.memory,
@@ -243,6 +271,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<Work> {
     let sources = config.sources();
     sources.plan().budget()?;
     capture::check(&sources.capture)?;
+    sources.reading.check()?;
     if !args.file.check {
         confine(config.user.as_ref(), config.nice)?;
     }
@@ -255,8 +284,8 @@ async fn replay_here(
     check: bool,
 ) -> anyhow::Result<ExitCode> {
     let targets = config.targets()?;
-    if config.capture.is_empty() && config.mirror.is_empty() {
-        bail!("nothing to capture: give --capture IFACE:PORT or --mirror ADDR");
+    if config.capture.is_empty() && config.mirror.is_empty() && config.read.is_empty() {
+        bail!("nothing to capture: give --capture IFACE:PORT, --mirror ADDR or --read FILE");
     }
     if check {
         return checked();
@@ -270,10 +299,20 @@ async fn replay_here(
         drain_timeout: config.drain_timeout,
     })
     .await?;
-    stop.cancelled().await;
-    let report = embedded.drain().await;
-    eprint!("{}", table::closing(&report));
-    Ok(ExitCode::SUCCESS)
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = embedded.exhausted() => {}
+    }
+    Ok(close(&embedded.drain().await))
+}
+
+/// Prints the closing summary. The status is 1 where a file could not be read, of which the log has the reason.
+fn close(ended: &Ended) -> ExitCode {
+    eprint!("{}", table::closing(&ended.books));
+    match ended.unreadable {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
 }
 
 const LISTENER_EXAMPLES: &str = "\
@@ -282,6 +321,8 @@ Examples:
       capture two ports and ship to whichever relays are members of the cluster
   reprise listener --mirror :28019 --relay relay-1:28400
       take copies from a proxy on this host and ship to a fixed relay
+  reprise listener --read shop.pcap.gz --relay relay-1:28400
+      ship the requests in a capture file, and end
   reprise listener --capture eth0:80 --discard
       capture and count only, to see what that costs on this host; Ctrl-C shows the count";
 
@@ -340,9 +381,7 @@ pub(crate) fn listener(args: ListenerArgs) -> anyhow::Result<Work> {
     confine(config.user.as_ref(), config.nice)?;
     Ok(Box::pin(async move {
         let stop = reprise_node::lifecycle::shutdown_signal()?;
-        let report = reprise_listener::run(config, stop).await?;
-        eprint!("{}", table::closing(&report));
-        Ok(ExitCode::SUCCESS)
+        Ok(close(&reprise_listener::run(config, stop).await?))
     }))
 }
 

@@ -40,6 +40,21 @@ fn an_unknown_interface() {
 }
 
 #[test]
+fn a_file_that_is_no_capture() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shop.pcap");
+    let file = path.to_str().unwrap();
+    let arguments = [&["run", "--read", file], &TO[..]].concat();
+    assert_refused(reprise(), &arguments, &["shop.pcap", "No such file"]);
+    fs::write(&path, "no capture").unwrap();
+    assert_refused(reprise(), &arguments, &["shop.pcap", "neither pcap"]);
+    let twice = [&["run", "--read", "-", "--read", "-"], &TO[..]].concat();
+    assert_refused(reprise(), &twice, &["--read -"]);
+    let no_file = ["run", "--mirror", "127.0.0.1:0", "--read-port", "80"];
+    assert_refused(reprise(), &[&no_file, &TO[..]].concat(), &["--read-port"]);
+}
+
+#[test]
 fn a_port_in_use() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().to_string();

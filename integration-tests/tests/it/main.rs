@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod answers;
 mod arrivals;
 mod bad_input;
 mod demo;
@@ -18,6 +19,7 @@ mod help;
 mod hosts;
 mod mirror;
 mod parts;
+mod reading;
 mod relay_loss;
 mod replayer_loss;
 mod rig;

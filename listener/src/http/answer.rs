@@ -187,6 +187,22 @@ impl AnswerParser {
         }
     }
 
+    /// What is there of the answer under way, of which no more is kept.
+    pub(crate) fn take_partial(&mut self) -> Option<Answer> {
+        let State::Body(partial) = &mut self.state else {
+            return None;
+        };
+        partial.complete = false;
+        Some(Answer {
+            first_byte_ns: self.first_byte_ns.unwrap_or(self.last_byte_ns),
+            last_byte_ns: self.last_byte_ns,
+            head: partial.head.clone(),
+            body: std::mem::take(&mut partial.kept).into_bytes(),
+            body_len: partial.body_len,
+            complete: false,
+        })
+    }
+
     /// Bytes on the heap.
     pub(crate) fn held(&self) -> usize {
         match &self.state {

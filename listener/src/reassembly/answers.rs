@@ -51,6 +51,8 @@ pub(super) struct AnswerStream {
     asked: VecDeque<Question>,
     /// Bytes of the exchanges among them.
     waiting: usize,
+    /// Bytes of answers that came before the rest of their requests.
+    early: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +76,8 @@ struct Question {
     /// What the client had received when it began to ask.
     acknowledged: Option<u32>,
     request: Request,
+    /// When it was complete, unix nanoseconds.
+    whole_ns: u64,
     answer: Option<Answer>,
     /// Whether the server's word on a tunnel was passed on.
     told: bool,
@@ -114,6 +118,7 @@ impl AnswerStream {
             pending: Pending::default(),
             asked: VecDeque::new(),
             waiting: 0,
+            early: 0,
         }
     }
 
@@ -153,18 +158,20 @@ impl AnswerStream {
             asked,
             acknowledged: began.acknowledged,
             request: Request::Coming,
+            whole_ns: 0,
             answer: None,
             told: false,
         });
     }
 
-    /// The last request is complete. It comes back at once where it need not wait.
-    pub(super) fn attach(&mut self, captured: Captured, out: &mut dyn FnMut(Paired)) {
+    /// The last request is complete at `now_ns`. It comes back at once where it need not wait.
+    pub(super) fn attach(&mut self, captured: Captured, now_ns: u64, out: &mut dyn FnMut(Paired)) {
         let wait = self.keeps && self.position != Position::Over;
         match self.asked.back_mut() {
             Some(question) if wait => {
                 self.waiting += captured.size();
                 question.request = Request::Whole(Box::new(captured));
+                question.whole_ns = now_ns;
                 self.settle(out);
             }
             last => {
@@ -174,6 +181,30 @@ impl AnswerStream {
                 out(Paired::Exchange(Box::new(captured)));
                 self.settle(out);
             }
+        }
+    }
+
+    /// Requests that were complete at `overdue` or before leave with what is there of their answers. What comes of those
+    /// is read on, because it tells where the next one begins, and not kept.
+    pub(super) fn end_overdue(&mut self, overdue: u64, out: &mut dyn FnMut(Paired)) {
+        let mut is_read = true;
+        for question in &mut self.asked {
+            let Request::Whole(_) = &question.request else {
+                is_read &= question.answer.is_some();
+                continue;
+            };
+            if question.whole_ns > overdue {
+                return;
+            }
+            if let Request::Whole(mut captured) =
+                std::mem::replace(&mut question.request, Request::Gone)
+            {
+                self.waiting -= captured.size();
+                let partial = is_read.then(|| self.parser.take_partial()).flatten();
+                captured.answer = partial.map(Box::new);
+                out(Paired::Exchange(captured));
+            }
+            is_read = false;
         }
     }
 
@@ -298,6 +329,7 @@ impl AnswerStream {
             + self.parser.held()
             + self.pending.held()
             + self.waiting
+            + self.early
             + self.asked.capacity() * size_of::<Question>()
     }
 
@@ -448,6 +480,7 @@ impl AnswerStream {
         let status = answer.head.status();
         let switched = question.asked.is_switched_by(status);
         question.tell(status, out);
+        self.early += answer.size();
         question.answer = Some(answer);
         self.settle(out);
         if switched {
@@ -507,6 +540,7 @@ impl AnswerStream {
     }
 
     fn leave(&mut self, question: Question, out: &mut dyn FnMut(Paired)) {
+        self.early -= question.answer.as_ref().map_or(0, Answer::size);
         if let Request::Whole(mut captured) = question.request {
             self.waiting -= captured.size();
             captured.answer = question.answer.map(Box::new);

@@ -33,6 +33,8 @@ pub(super) struct Surroundings<'a, S> {
     pub(super) key: Key,
     pub(super) answers: Answers,
     pub(super) max_exchange: usize,
+    /// The capture's time, unix nanoseconds.
+    pub(super) now_ns: u64,
     /// What requests of this connection are passed over for at the moment.
     pub(super) skip: Option<Skip>,
     /// Bytes of a request on the wire, on average over all connections; 0 when not known.
@@ -120,6 +122,15 @@ impl Flow {
         self.settle(around);
     }
 
+    /// Lets go, with what is there of their answers, requests whose last byte came at `overdue` or before.
+    pub(super) fn end_overdue<S: FnMut(Captured)>(
+        &mut self,
+        overdue: u64,
+        around: &mut Surroundings<'_, S>,
+    ) {
+        self.with_answers(around, |answers, out| answers.end_overdue(overdue, out));
+    }
+
     /// Gives up what is under way and all that is held.
     pub(super) fn give_up<S: FnMut(Captured)>(
         &mut self,
@@ -148,7 +159,7 @@ impl Flow {
         let requests = self.requests.class();
         match &self.answers {
             Some(answers) if answers.has_hole() => Class::Holed,
-            Some(answers) if answers.has_waiting() && requests != Class::Holed => Class::Incomplete,
+            Some(answers) if answers.has_waiting() && requests != Class::Holed => Class::Answer,
             _ => requests,
         }
     }
@@ -283,7 +294,7 @@ impl Flow {
             answers,
         } = self;
         let (edge, key, client_first) = (around.edge, around.key, *client_first);
-        let (sink, typical) = (&mut *around.sink, around.typical);
+        let (sink, typical, now_ns) = (&mut *around.sink, around.typical, around.now_ns);
         let mut out = |event| {
             if let Event::Request(message) = &event {
                 *certain = true;
@@ -303,7 +314,7 @@ impl Flow {
                     answers.ask(asked, began, &mut pair);
                 }
                 (Event::Request(message), Some(answers)) => {
-                    answers.attach(captured(key, client_first, message), &mut pair);
+                    answers.attach(captured(key, client_first, message), now_ns, &mut pair);
                 }
                 (Event::Request(message), None) => sink(captured(key, client_first, message)),
                 (Event::Skipped { skip, .. }, answers) => {

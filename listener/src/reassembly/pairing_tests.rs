@@ -146,6 +146,60 @@ fn ok(body: &str) -> String {
 }
 
 #[test]
+fn a_request_whose_answer_goes_on_leaves_in_time_and_the_next_answer_is_found() {
+    let second = 1_000_000_000;
+    let mut talk = Talk::new(KEPT);
+    talk.client("GET /events HTTP/1.1\r\n\r\n");
+    talk.server("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
+    for _ in 0..29 {
+        talk.now += second;
+        talk.server("1\r\n.\r\n");
+    }
+    assert!(talk.found.is_empty());
+    talk.now += second;
+    talk.server("1\r\n.\r\n");
+    let partial = format!("/events -> 200 one{} cut", ".".repeat(29));
+    assert_eq!(talk.found, std::slice::from_ref(&partial));
+    let held = talk.reassembler.held();
+    for _ in 0..500 {
+        talk.now += second / 1000;
+        talk.server("3\r\ntwo\r\n");
+    }
+    assert!(talk.reassembler.held() <= held);
+    talk.server("0\r\n\r\n");
+    talk.client("GET /2 HTTP/1.1\r\n\r\n");
+    talk.server(&ok("three"));
+    assert_eq!(talk.finish(), [partial, "/2 -> 200 three".to_owned()]);
+}
+
+#[test]
+fn a_request_that_nobody_answers_leaves_within_twice_the_wait() {
+    let second = 1_000_000_000;
+    let mut talk = Talk::new(KEPT);
+    talk.client("GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n");
+    let found = &mut talk.found;
+    let mut expire = |now| {
+        talk.reassembler.expire(now, &mut |c| found.push(text(&c)));
+        found.len()
+    };
+    assert_eq!((expire(29 * second), expire(31 * second)), (0, 2));
+    assert_eq!(talk.finish(), ["/1 -> none", "/2 -> none"]);
+}
+
+/// Answers that come before the rest of their requests are held like everything else.
+#[test]
+fn an_early_answer_is_counted_as_held() {
+    let mut talk = Talk::new(KEPT);
+    talk.client("POST /1 HTTP/1.1\r\nContent-Length: 2\r\n\r\na");
+    let before = talk.reassembler.held();
+    talk.server(&ok(&"x".repeat(900)));
+    assert!(talk.reassembler.held() >= before + 900);
+    talk.client("b");
+    assert!(talk.reassembler.held() < before + 900);
+    assert_eq!(talk.finish(), [format!("/1 ab-> 200 {}", "x".repeat(900))]);
+}
+
+#[test]
 fn a_capture_that_joins_in_mid_answer_pairs_from_the_next_request_on() {
     let mut talk = Talk::new(KEPT);
     talk.server("the rest of some body, HTTP/1.1 200 OK\r\n\r\n");

@@ -69,15 +69,18 @@ pub(super) enum Class {
     Idle,
     /// The rest of a request.
     Incomplete,
+    /// The answer to a request that is complete.
+    Answer,
     /// Bytes that were overtaken by later ones.
     Holed,
 }
 
 impl Class {
-    pub(super) const ALL: [Class; 4] = [
+    pub(super) const ALL: [Class; 5] = [
         Class::Fleeting,
         Class::Idle,
         Class::Incomplete,
+        Class::Answer,
         Class::Holed,
     ];
 }
@@ -302,14 +305,14 @@ mod tests {
     proptest! {
         #[test]
         fn the_oldest_comes_first(
-            steps in prop::collection::vec((0_u16..6, 0_usize..5), 1..60),
+            steps in prop::collection::vec((0_u16..6, 0_usize..6), 1..60),
         ) {
             let mut table: Table<u8> = Table::new();
             let mut model: Vec<(u16, Class)> = Vec::new();
             for (now, (port, action)) in steps.into_iter().enumerate() {
                 model.retain(|(p, _)| *p != port);
                 let found = table.find(&key(port));
-                if action == 4 {
+                if action == Class::ALL.len() {
                     found.map(|id| table.remove(id));
                 } else {
                     let id = found.unwrap_or_else(|| table.insert(key(port), 0));

@@ -139,7 +139,7 @@ impl Stage {
     pub(crate) async fn strike(self) -> anyhow::Result<(Vec<Part>, Struck)> {
         match self.kind {
             Kind::Embedded(embedded) => {
-                let books = vec![embedded.drain().await];
+                let books = vec![embedded.drain().await.books];
                 Ok((
                     self.parts,
                     Struck {

@@ -5,10 +5,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use reprise_listener::budget::Budget;
-use reprise_listener::capture_file::{CaptureFile, Packet};
+use reprise_listener::capture_file::{self, CaptureFile, NEVER, Packet};
 use reprise_listener::edge::EdgeEvent;
 use reprise_listener::packet::{DecodeSettings, Decoder, Frame};
 use reprise_listener::reassembly::{Answers, Limits, Reassembler, Settings};
@@ -18,9 +17,6 @@ use super::source::Stream;
 use super::summary::Summary;
 use super::{Seen, Wanted};
 
-/// In a file, a request may pause for minutes and nobody waits for it; and next to packets of today lie some with time 0.
-const NEVER: Duration = Duration::MAX;
-
 /// Bytes of an answer's body that are kept, so that its checksum can be told.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -29,15 +25,14 @@ const MEMORY: usize = 1 << 30;
 
 /// Time has no meaning, and memory is there for the asking; past these bounds requests are given up and counted.
 fn limits() -> Limits {
-    Limits {
+    capture_file::without_hurry(Limits {
         max_exchange: 512 << 20,
         early: 256 << 20,
         connections: 1 << 20,
-        hole: NEVER,
-        incomplete: NEVER,
         idle: NEVER,
         closed: NEVER,
-    }
+        ..Limits::default()
+    })
 }
 
 /// Hands every request of a file to `found`.
