@@ -9,6 +9,7 @@
 mod arrivals;
 mod bad_input;
 mod demo;
+mod differential;
 mod discard;
 mod drain;
 mod embedded;
