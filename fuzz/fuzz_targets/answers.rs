@@ -30,7 +30,10 @@ fuzz_target!(|data: &[u8]| {
         .collect();
     let switches = options & 1 != 0;
     if switches {
-        asked.insert(usize::from(options >> 1) & 3, SWITCHING[usize::from(options >> 3) & 1]);
+        asked.insert(
+            usize::from(options >> 1) & 3,
+            SWITCHING[usize::from(options >> 3) & 1],
+        );
     }
     let asked = asked.concat();
     let length = usize::from(input.byte());
@@ -47,12 +50,16 @@ fuzz_target!(|data: &[u8]| {
     };
 
     let expected = conversation.in_order(&settings);
-    assert_eq!(conversation.scheduled(schedule, &settings), expected);
+    let found = conversation.scheduled(schedule, &settings);
+    if expected.is_flawless() {
+        assert_eq!(found, expected);
+    }
     if !switches {
         assert_eq!(expected.rows.len(), 4);
         schedule.losses = Losses::Server;
         let lossy = conversation.scheduled(schedule, &settings);
-        let requests = lossy.rows.iter().map(|row| &row.request);
-        assert!(requests.eq(expected.rows.iter().map(|row| &row.request)));
+        for other in [found, lossy] {
+            assert_eq!(other.requests(), expected.requests());
+        }
     }
 });

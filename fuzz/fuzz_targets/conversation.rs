@@ -24,7 +24,10 @@ fuzz_target!(|data: &[u8]| {
     // Close to where 32-bit numbers begin anew, or anywhere.
     let first = match options & 4 {
         0 => [0, 7_000],
-        _ => [u32::MAX - u32::from(input.byte()), u32::from(input.u16()) << 16],
+        _ => [
+            u32::MAX - u32::from(input.byte()),
+            u32::from(input.u16()) << 16,
+        ],
     };
     let fin = [options & 8 != 0, options & 16 != 0];
     let ports = match options & 32 {
@@ -47,11 +50,16 @@ fuzz_target!(|data: &[u8]| {
 
     let expected = conversation.in_order(&settings(answers));
     let found = conversation.scheduled(schedule, &settings(answers));
-    assert_eq!(found, expected);
-    if !may_switch(&conversation.asked()) {
+    let may_switch = may_switch(&conversation.asked());
+    if answers == Answers::Unseen || expected.is_flawless() {
+        assert_eq!(found, expected);
+    } else if !may_switch {
+        assert_eq!(found.requests(), expected.requests());
+        assert_eq!(found.counts, expected.counts);
+    }
+    if !may_switch {
         let unseen = conversation.in_order(&settings(Answers::Unseen));
-        let requests = expected.rows.iter().map(|row| &row.request);
-        assert!(requests.eq(unseen.rows.iter().map(|row| &row.request)));
+        assert_eq!(unseen.requests(), expected.requests());
     }
     // What is lost may take requests with it; each that is left is checked.
     schedule.losses = Losses::Both;

@@ -91,6 +91,8 @@ fn holds_no_other_separator(records: &[Written]) -> bool {
     records.iter().all(|record| {
         // One may begin in the header's line end, and end with the first byte of the separator behind.
         let framed = [b"\n", &record.payload[..], b"\n"].concat();
-        !framed.windows(SEPARATOR.len()).any(|part| part == SEPARATOR)
+        !framed
+            .windows(SEPARATOR.len())
+            .any(|part| part == SEPARATOR)
     })
 }

@@ -83,7 +83,9 @@ fn pieces<'a>(bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
     let mut rest = bytes;
     let mut lengths = lengths.iter().cycle();
     while !rest.is_empty() {
-        let length = lengths.next().map_or(rest.len(), |n| usize::from(*n).max(1));
+        let length = lengths
+            .next()
+            .map_or(rest.len(), |n| usize::from(*n).max(1));
         let (piece, behind) = rest.split_at(length.min(rest.len()));
         pieces.push(piece);
         rest = behind;

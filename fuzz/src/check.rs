@@ -54,7 +54,8 @@ pub fn request(head: &Head, body: &Bytes, trailers: &Bytes, max_exchange: usize)
 }
 
 fn check_answer(answer: &Answer, max_body: usize) {
-    let again = AnswerHead::parse(answer.head.raw().clone()).expect("a head that was parsed before");
+    let again =
+        AnswerHead::parse(answer.head.raw().clone()).expect("a head that was parsed before");
     assert_eq!(again.status(), answer.head.status());
     assert!(answer.head.raw().len() <= MAX_HEAD);
     assert!(answer.body.len() <= max_body);

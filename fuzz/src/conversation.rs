@@ -73,6 +73,21 @@ pub struct Outcome {
     pub counts: BTreeMap<String, u64>,
 }
 
+impl Outcome {
+    /// Whether every request was reported, and answered as RFC 9112 has it. How much can be saved of what isn't depends
+    /// on how it came.
+    pub fn is_flawless(&self) -> bool {
+        let answered = |row: &Row| row.answer.as_ref().is_some_and(|answer| answer.3);
+        let known = ["connections", "packets", "kernel_dropped", "upgraded"];
+        self.rows.iter().all(answered) && self.counts.keys().all(|name| known.contains(&&**name))
+    }
+
+    /// What was reported, without the answers.
+    pub fn requests(&self) -> Vec<&[Bytes; 3]> {
+        self.rows.iter().map(|row| &row.request).collect()
+    }
+}
+
 /// A segment of a capture.
 #[derive(Debug, Clone)]
 struct Piece<'a> {

@@ -53,6 +53,18 @@ fn pipelined_requests_are_found_whatever_the_cutting() {
 }
 
 #[test]
+fn a_long_method_is_judged_alike_whatever_the_cutting() {
+    for (length, whole) in [(64, 1), (65, 0)] {
+        let input = format!("{} / HTTP/1.1\r\n\r\n", "M".repeat(length));
+        for cut in [1, 7, 64, 65, 1000] {
+            let heard = hear(input.as_bytes(), cut);
+            assert_eq!(heard.requests.len(), whole, "{length} by {cut}");
+            assert_eq!(heard.others.len(), 1 - whole, "{length} by {cut}");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_reported_after_what_is_refused() {
     let after = "GET /hidden HTTP/1.1\r\n\r\n";
     for (input, reason) in [

@@ -187,6 +187,23 @@ fn a_gap_in_the_answers_spoils_only_them() {
 }
 
 #[test]
+fn what_is_no_answer_to_the_first_is_no_answer_to_the_next() {
+    let mut talk = Talk::new(KEPT);
+    for packet in talk.handshake() {
+        talk.see(&packet);
+    }
+    talk.client("GET /1 HTTP/1.1\r\n\r\nHEAD /2 HTTP/1.1\r\n\r\n");
+    // A length that is none, which an answer without a body may have.
+    talk.server("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc");
+    talk.client("GET /3 HTTP/1.1\r\n\r\n");
+    talk.server(&ok("three"));
+    assert_eq!(
+        talk.finish(),
+        ["/1 -> none", "/2 -> none", "/3 -> 200 three"]
+    );
+}
+
+#[test]
 fn an_answer_to_a_request_that_was_not_captured_is_nobodys() {
     let mut talk = Talk::new(KEPT);
     for packet in talk.handshake() {
