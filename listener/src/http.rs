@@ -332,7 +332,7 @@ impl RequestParser {
                 *after_cr = false;
                 Ok(1)
             }
-            (true, _) => Err(self.not_a_request(Refusal::MalformedHead)),
+            (true, _) | (false, b'\r') => Err(self.not_a_request(Refusal::MalformedHead)),
             (false, _) => self.begin_head(bytes, at, sink),
         }
     }

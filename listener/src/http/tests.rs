@@ -115,6 +115,31 @@ fn tunnels_and_upgrades_end_the_requests() {
 }
 
 #[test]
+fn an_empty_line_after_an_upgrade_is_another_protocol_whatever_the_cutting() {
+    let input = b"GET /ws HTTP/1.1\r\nUpgrade: x\r\n\r\n\r\nGET /in HTTP/1.1\r\n\r\n";
+    for cut in [1, 7, input.len()] {
+        let heard = hear(input, cut);
+        assert_eq!(heard.targets(), ["/ws"], "{cut}");
+        assert_eq!(heard.others, ["Refused(Upgraded)"], "{cut}");
+    }
+}
+
+#[test]
+fn a_chunked_body_may_fill_its_bound_and_no_more() {
+    let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let wire = format!("{head}2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n");
+    for (bound, whole) in [(head.len() + 5, 1), (head.len() + 4, 0)] {
+        let mut parser = RequestParser::new(bound, Switching::Guess);
+        let mut heard = Heard::default();
+        parser.push(wire.as_bytes(), Arrival::at(0), &mut |e| heard.event(e));
+        assert_eq!(
+            (heard.requests.len(), heard.others.len()),
+            (whole, 1 - whole)
+        );
+    }
+}
+
+#[test]
 fn a_body_that_waits_for_permission_says_so_once() {
     let head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
     let mut parser = RequestParser::new(1000, Switching::Guess);

@@ -229,6 +229,38 @@ fn an_early_answer_waits_for_the_whole_request() {
 }
 
 #[test]
+fn what_a_server_says_unasked_is_let_go() {
+    let mut talk = Talk::new(KEPT);
+    talk.client("POST /1 HTTP/1.1\r\nContent-Length: 4\r\n\r\nab");
+    talk.server("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
+    // More than is held early, and no hole before it.
+    for _ in 0..10 {
+        talk.server(&"a".repeat(1 << 20));
+        assert!(talk.reassembler.held() < 10 << 20);
+    }
+    talk.client("cd");
+    assert_eq!(talk.finish(), ["/1 abcd-> 413 "]);
+}
+
+#[test]
+fn an_overtaken_syn_shows_where_the_answers_begin() {
+    let mut talk = Talk::new(KEPT);
+    let [syn, accepted] = talk.handshake();
+    talk.see(&syn);
+    let (first, second) = (
+        talk.packet(false, b"HTTP/1.1 204"),
+        talk.packet(false, b" No\r\n\r\n"),
+    );
+    for packet in [second, first, accepted] {
+        talk.see(&packet);
+    }
+    let mut asked = talk.packet(true, b"GET /1 HTTP/1.1\r\n\r\n");
+    asked.acknowledgment = 5001;
+    talk.see(&asked);
+    assert_eq!(talk.finish(), ["/1 -> 204 "]);
+}
+
+#[test]
 fn the_close_ends_an_answer_and_a_reset_cuts_it() {
     let mut talk = Talk::new(KEPT);
     talk.client("GET /1 HTTP/1.0\r\n\r\n");
