@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
 
-use super::talk::{Ask, Ending, Talk};
+use super::talk::{Ending, Talk};
 
 const LIMIT: Duration = Duration::from_secs(15);
 

@@ -5,7 +5,7 @@
 //!
 //! It shares no code with what it is the judge of, and knows no more of HTTP than the clients here use.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
