@@ -32,7 +32,21 @@ impl Nginx {
     /// # Errors
     /// When it can't be started or doesn't answer.
     pub fn start(place: &Place) -> Result<Nginx> {
-        Nginx::start_with(place, |prefix, address| configuration(prefix, address, ""))
+        Nginx::start_with(place, |prefix, address| {
+            configuration(prefix, address, "$request", "")
+        })
+    }
+
+    /// The same, but that its log ([`Nginx::records`]) has more to tell: `CLIENT STATUS BYTES METHOD TARGET VERSION`,
+    /// where the bytes are those of head and body.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn start_recording(place: &Place) -> Result<Nginx> {
+        let format = "$remote_addr:$remote_port $status $request_length $request";
+        Nginx::start_with(place, |prefix, address| {
+            configuration(prefix, address, format, "")
+        })
     }
 
     /// Starts one with a single worker that answers 200 as cheaply as it can, reads bodies only to be rid of them, and
@@ -71,7 +85,7 @@ impl Nginx {
         );
         let dir = directory()?;
         certify(place, &dir)?;
-        let config = |prefix: &str, address| configuration(prefix, address, &server);
+        let config = |prefix: &str, address| configuration(prefix, address, "$request", &server);
         Nginx::start_in(dir, place, config)
     }
 
@@ -122,6 +136,18 @@ impl Nginx {
     /// The certificate of one that mirrors, to be trusted by its clients.
     pub fn certificate(&self) -> PathBuf {
         self.dir.path().join("cert.pem")
+    }
+
+    /// What one that records has in its log. Its master ends first, so that all that was answered is there.
+    ///
+    /// # Errors
+    /// When it doesn't end, or logs what is no text.
+    pub fn records(mut self) -> Result<Vec<String>> {
+        // It finishes what is under way, logs it, and closes the connections that are idle.
+        self.process.signal(Signal::QUIT)?;
+        self.process.wait(LIMIT)?;
+        let log = fs::read_to_string(self.dir.path().join("access.log"))?;
+        Ok(log.lines().map(str::to_owned).collect())
     }
 
     /// The request lines that came to [`Nginx::address`], byte for byte, in the order in which they were answered.
@@ -184,7 +210,7 @@ http {{
 }
 
 /// A server that passes on to an inner one: only a proxy reads a body to its end before it answers.
-fn configuration(prefix: &str, address: SocketAddr, extra: &str) -> String {
+fn configuration(prefix: &str, address: SocketAddr, format: &str, extra: &str) -> String {
     let extra = extra.replace("unix:", &format!("unix:{prefix}/"));
     format!(
         "daemon off;
@@ -192,7 +218,7 @@ worker_processes 2;
 pid nginx.pid;
 events {{ worker_connections 1024; }}
 http {{
-    log_format request escape=none '$request';
+    log_format request escape=none '{format}';
     keepalive_requests 1000000;
     client_max_body_size 0;
     client_body_temp_path body;

@@ -21,7 +21,7 @@ pub use event::{Arrival, Event, Incomplete, Message, Refusal, Skip};
 pub(crate) use head_scan::{Begin, request_begin};
 
 use body::Body;
-use head_scan::{HeadScan, Scan};
+use head_scan::{HeadScan, MAX_METHOD, Scan};
 
 /// A longer head is refused. Servers refuse at 8 KiB (Apache) to 32 KiB (nginx).
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -344,7 +344,7 @@ impl RequestParser {
                 *after_cr = false;
                 Ok(1)
             }
-            (true, _) => Err(self.not_a_request(Refusal::MalformedHead)),
+            (true, _) | (false, b'\r') => Err(self.not_a_request(Refusal::MalformedHead)),
             (false, _) => self.begin_head(bytes, at, sink),
         }
     }
@@ -436,6 +436,10 @@ impl RequestParser {
             true => Refusal::from(error),
             false => self.not_a_request(Refusal::MalformedHead),
         })?;
+        // The same verdict as on a head that comes in pieces, whose line is judged before it is parsed.
+        if head.method().len() > MAX_METHOD {
+            return Err(self.not_a_request(Refusal::MalformedHead));
+        }
         let framing = framing::of_request(&head)?;
         let too_large =
             |length: u64| length.saturating_add(head.raw().len() as u64) > self.max_exchange as u64;

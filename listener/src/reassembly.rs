@@ -199,8 +199,15 @@ impl Reassembler {
             around.skip = skip;
             flow.push(way, segment, now_ns, around);
             flow.end_overdue(overdue, around);
-            while flow.held_behind_hole() > early {
+            let mut held = flow.held_behind_hole();
+            while held > early {
                 flow.give_up_hole(around);
+                let left = flow.held_behind_hole();
+                if left >= held {
+                    flow.give_up_answers(around);
+                    break;
+                }
+                held = left;
             }
         });
         self.classify(id, progress);

@@ -19,15 +19,15 @@ use crate::http::Skip;
 const ALL: u32 = 1 << 16;
 
 /// Over this part of the budget, in percent, sessions are shed …
-const HIGH: usize = 80;
+const HIGH: usize = 90;
 /// … and at this all are: what is left is for requests that are under way.
-const BRIM: usize = 95;
+const BRIM: usize = 99;
 /// Under this part more sessions are captured again. The way back from [`HIGH`] is long so that the share rests.
-const LOW: usize = 50;
+const LOW: usize = 60;
 /// From 100 % to nothing in so many steps.
 const STEPS: usize = 16;
 /// Back from nothing to 100 % in so many calls of [`Shed::recover`].
-const CALLS: u32 = 8;
+const CALLS: u32 = 4;
 
 /// Decides for each connection.
 #[derive(Debug)]
@@ -185,10 +185,10 @@ mod tests {
         }
         assert!(before.is_empty());
         // Emptier, but not empty: the share rests.
-        budget.give(LIMIT / 100 * 40);
+        budget.give(LIMIT / 100 * (BRIM - LOW));
         shed.recover();
         assert_eq!(shed.shares().memory, 0.0);
-        budget.give(LIMIT / 100 * 10);
+        budget.give(LIMIT / 100 * 5);
         let mut calls = 0;
         while shed.shares().memory < 1.0 {
             shed.recover();

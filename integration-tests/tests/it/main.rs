@@ -10,6 +10,7 @@ mod answers;
 mod arrivals;
 mod bad_input;
 mod demo;
+mod differential;
 mod discard;
 mod drain;
 mod embedded;

@@ -70,6 +70,16 @@ pub(crate) fn may_capture() -> bool {
     may
 }
 
+/// True where a program is installed; says so where it isn't.
+pub(crate) fn is_there(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let is_there = env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !is_there {
+        skip(&format!("no {program}"));
+    }
+    is_there
+}
+
 /// True when the acceptance's own sizes are asked for.
 pub(crate) fn full() -> bool {
     env::var_os("REPRISE_FULL").is_some()

@@ -203,6 +203,11 @@ impl AnswerParser {
         })
     }
 
+    /// True when an answer has begun and isn't complete.
+    pub(crate) fn is_within_answer(&self) -> bool {
+        !matches!(self.state, State::Start) || self.first_byte_ns.is_some()
+    }
+
     /// Bytes on the heap.
     pub(crate) fn held(&self) -> usize {
         match &self.state {

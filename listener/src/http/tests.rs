@@ -53,6 +53,18 @@ fn pipelined_requests_are_found_whatever_the_cutting() {
 }
 
 #[test]
+fn a_long_method_is_judged_alike_whatever_the_cutting() {
+    for (length, whole) in [(64, 1), (65, 0)] {
+        let input = format!("{} / HTTP/1.1\r\n\r\n", "M".repeat(length));
+        for cut in [1, 7, 64, 65, 1000] {
+            let heard = hear(input.as_bytes(), cut);
+            assert_eq!(heard.requests.len(), whole, "{length} by {cut}");
+            assert_eq!(heard.others.len(), 1 - whole, "{length} by {cut}");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_reported_after_what_is_refused() {
     let after = "GET /hidden HTTP/1.1\r\n\r\n";
     for (input, reason) in [
@@ -100,6 +112,31 @@ fn tunnels_and_upgrades_end_the_requests() {
     assert_eq!(heard.others, ["Refused(Upgraded)"]);
     let refused = format!("{upgrade}GET /next HTTP/1.1\r\n\r\n");
     assert_eq!(hear(refused.as_bytes(), 9).targets(), ["/ws", "/next"]);
+}
+
+#[test]
+fn an_empty_line_after_an_upgrade_is_another_protocol_whatever_the_cutting() {
+    let input = b"GET /ws HTTP/1.1\r\nUpgrade: x\r\n\r\n\r\nGET /in HTTP/1.1\r\n\r\n";
+    for cut in [1, 7, input.len()] {
+        let heard = hear(input, cut);
+        assert_eq!(heard.targets(), ["/ws"], "{cut}");
+        assert_eq!(heard.others, ["Refused(Upgraded)"], "{cut}");
+    }
+}
+
+#[test]
+fn a_chunked_body_may_fill_its_bound_and_no_more() {
+    let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let wire = format!("{head}2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n");
+    for (bound, whole) in [(head.len() + 5, 1), (head.len() + 4, 0)] {
+        let mut parser = RequestParser::new(bound, Switching::Guess);
+        let mut heard = Heard::default();
+        parser.push(wire.as_bytes(), Arrival::at(0), &mut |e| heard.event(e));
+        assert_eq!(
+            (heard.requests.len(), heard.others.len()),
+            (whole, 1 - whole)
+        );
+    }
 }
 
 #[test]

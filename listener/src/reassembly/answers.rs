@@ -284,12 +284,13 @@ impl AnswerStream {
             self.pending.clear();
             return;
         }
+        let had_begun = self.parser.is_within_answer();
         match self.parser.gap(until.saturating_sub(self.next)) {
             AfterAnswerGap::GoesOn(answer) => {
                 self.next = until;
                 self.answered(answer, out);
             }
-            AfterAnswerGap::Lost(answer) => self.lose(answer, out),
+            AfterAnswerGap::Lost(answer) => self.lose(answer, had_begun, out),
         }
         self.drain(out);
     }
@@ -297,8 +298,9 @@ impl AnswerStream {
     /// Lets all requests go that wait, and goes on where the next one says.
     pub(super) fn give_up(&mut self, out: &mut dyn FnMut(Paired)) {
         if self.position == Position::Following && !self.asked.is_empty() {
+            let had_begun = self.parser.is_within_answer();
             let answer = self.parser.give_up();
-            self.lose(answer, out);
+            self.lose(answer, had_begun, out);
         }
         self.pending.clear();
         self.flush(out);
@@ -409,6 +411,7 @@ impl AnswerStream {
             && self.position == Position::Following
             && let Some(question) = self.asked.iter().find(|q| q.answer.is_none())
         {
+            let had_begun = self.parser.is_within_answer();
             match self.parser.push(rest, at_ns, question.asked) {
                 Ok((taken, answer)) => {
                     rest = &rest[taken..];
@@ -419,7 +422,7 @@ impl AnswerStream {
                 Err(_) => {
                     let answer = self.parser.give_up();
                     self.hold(rest, at_ns);
-                    self.lose(answer, out);
+                    self.lose(answer, had_begun, out);
                     return bytes.len();
                 }
             }
@@ -488,8 +491,10 @@ impl AnswerStream {
         }
     }
 
-    /// What follows can't be read up to where one of the later requests tells that its answer begins.
-    fn lose(&mut self, answer: Option<Answer>, out: &mut dyn FnMut(Paired)) {
+    /// What follows can't be read up to where one of the later requests tells that its answer begins. An answer that
+    /// had begun ends at `next` at the earliest; of one that had not, the first byte lies there.
+    fn lose(&mut self, answer: Option<Answer>, had_begun: bool, out: &mut dyn FnMut(Paired)) {
+        let earliest = self.next + u64::from(!had_begun);
         self.answered(answer, out);
         if self.position != Position::Following {
             return;
@@ -498,7 +503,7 @@ impl AnswerStream {
         let later = unanswered.map_or(self.asked.len(), |first| first + 1);
         let begin = |question: &Question| {
             let place = place_near(self.next, question.acknowledged?);
-            (place >= self.next as i64).then_some(place as u64)
+            (place >= earliest as i64).then_some(place as u64)
         };
         let found = (later..self.asked.len()).find_map(|n| Some((n, begin(&self.asked[n])?)));
         match found {

@@ -141,6 +141,11 @@ impl Flow {
         self.with_answers(around, AnswerStream::give_up);
     }
 
+    /// Gives up the answers that can't be read though no hole lies before them: a server says what nobody asked for.
+    pub(super) fn give_up_answers<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+        self.with_answers(around, AnswerStream::give_up);
+    }
+
     /// Gives up all, for good.
     pub(super) fn end<S: FnMut(Captured)>(
         &mut self,

@@ -241,6 +241,23 @@ fn a_gap_in_the_answers_spoils_only_them() {
 }
 
 #[test]
+fn what_is_no_answer_to_the_first_is_no_answer_to_the_next() {
+    let mut talk = Talk::new(KEPT);
+    for packet in talk.handshake() {
+        talk.see(&packet);
+    }
+    talk.client("GET /1 HTTP/1.1\r\n\r\nHEAD /2 HTTP/1.1\r\n\r\n");
+    // A length that is none, which an answer without a body may have.
+    talk.server("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc");
+    talk.client("GET /3 HTTP/1.1\r\n\r\n");
+    talk.server(&ok("three"));
+    assert_eq!(
+        talk.finish(),
+        ["/1 -> none", "/2 -> none", "/3 -> 200 three"]
+    );
+}
+
+#[test]
 fn an_answer_to_a_request_that_was_not_captured_is_nobodys() {
     let mut talk = Talk::new(KEPT);
     for packet in talk.handshake() {
@@ -263,6 +280,38 @@ fn an_early_answer_waits_for_the_whole_request() {
     assert!(talk.found.is_empty());
     talk.client("cd");
     assert_eq!(talk.finish(), ["/1 abcd-> 413 "]);
+}
+
+#[test]
+fn what_a_server_says_unasked_is_let_go() {
+    let mut talk = Talk::new(KEPT);
+    talk.client("POST /1 HTTP/1.1\r\nContent-Length: 4\r\n\r\nab");
+    talk.server("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
+    // More than is held early, and no hole before it.
+    for _ in 0..10 {
+        talk.server(&"a".repeat(1 << 20));
+        assert!(talk.reassembler.held() < 10 << 20);
+    }
+    talk.client("cd");
+    assert_eq!(talk.finish(), ["/1 abcd-> 413 "]);
+}
+
+#[test]
+fn an_overtaken_syn_shows_where_the_answers_begin() {
+    let mut talk = Talk::new(KEPT);
+    let [syn, accepted] = talk.handshake();
+    talk.see(&syn);
+    let (first, second) = (
+        talk.packet(false, b"HTTP/1.1 204"),
+        talk.packet(false, b" No\r\n\r\n"),
+    );
+    for packet in [second, first, accepted] {
+        talk.see(&packet);
+    }
+    let mut asked = talk.packet(true, b"GET /1 HTTP/1.1\r\n\r\n");
+    asked.acknowledgment = 5001;
+    talk.see(&asked);
+    assert_eq!(talk.finish(), ["/1 -> 204 "]);
 }
 
 #[test]

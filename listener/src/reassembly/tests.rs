@@ -130,6 +130,45 @@ fn a_body_that_looks_like_a_request_is_not_joined() {
 }
 
 #[test]
+fn an_acknowledgement_that_was_seen_before_is_no_news() {
+    let mut bench = Bench::new(Limits::default());
+    fn with(acknowledgment: u32, segment: Segment<'_>) -> Segment<'_> {
+        Segment {
+            acknowledgment: Some(acknowledgment),
+            ..segment
+        }
+    }
+    bench.push(with(400, segment(7, b"the end of a body")));
+    bench.wait(10 * SECOND);
+    bench.push(with(500, segment(24, b"and of another")));
+    // Part of the same body, for all that is known: nothing was received in between.
+    bench.push(with(500, segment(38, &get(1))));
+    bench.push(with(450, segment(57, &get(2))));
+    assert_eq!(bench.found, Vec::<String>::new());
+    bench.push(with(501, segment(76, &get(3))));
+    assert_eq!(bench.found, ["/3 "]);
+}
+
+#[test]
+fn ends_that_lie_behind_are_of_another_connection() {
+    let mut bench = Bench::new(Limits::default());
+    bench.push(syn(1000));
+    bench.push(segment(1001, &get(1)));
+    let fin = Segment {
+        fin: true,
+        ..segment(900, b"late")
+    };
+    let rst = Segment {
+        rst: true,
+        ..segment(900, b"")
+    };
+    bench.push(fin);
+    bench.push(rst);
+    bench.push(segment(1020, &get(2)));
+    assert_eq!(bench.found, ["/1 ", "/2 "]);
+}
+
+#[test]
 fn a_hole_spoils_the_request_it_lies_in() {
     let mut bench = Bench::new(Limits::default());
     let stream = [post(1, "0123456789"), get(2)].concat();
