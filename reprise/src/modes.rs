@@ -68,6 +68,9 @@ struct RunFlags {
     /// are left out and counted as shed_memory [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Kernel memory for packets that wait to be read, of all interfaces and threads; part of --memory [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    ring: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(
@@ -132,9 +135,6 @@ struct SourceFlags {
     /// With --read, only requests to this port; repeatable [default: HTTP is recognised on any port]
     #[arg(long, value_name = "N")]
     read_port: Vec<u16>,
-    /// Kernel memory for packets that wait to be read, of all interfaces and threads; part of --memory [default: 16MiB]
-    #[arg(long, value_name = "SIZE")]
-    ring: Option<ByteSize>,
     /// A request larger than this is dropped whole and counted as too_large [default: 32MiB]
     #[arg(long, value_name = "SIZE")]
     max_exchange: Option<ByteSize>,
@@ -193,7 +193,8 @@ impl Default for RunConfig {
             mirror: Vec::new(),
             read: Vec::new(),
             read_port: Vec::new(),
-            ring: listener.ring,
+            // Replaying on the same processors, capture waits longer for its turn.
+            ring: ByteSize::mib(64),
             max_exchange: listener.max_exchange,
             to: Vec::new(),
             targets: None,
@@ -361,6 +362,9 @@ struct ListenerFlags {
     /// shed_memory [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Kernel memory for packets that wait to be read, of all interfaces and threads; part of --memory [default: 16MiB]
+    #[arg(long, value_name = "SIZE")]
+    ring: Option<ByteSize>,
     /// How long a stop waits for what is under way [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(
