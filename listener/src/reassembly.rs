@@ -13,7 +13,6 @@ mod pending;
 mod stream;
 mod table;
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,8 +145,6 @@ pub struct Reassembler {
     answers: Answers,
     budget: Arc<Budget>,
     shed: Option<Arc<Shed>>,
-    /// Bytes of a request on the wire, on average; 0 before the first.
-    typical: Cell<u64>,
     edge: Arc<Edge>,
     /// Bytes on the heap that belong to requests, of all connections.
     held: usize,
@@ -167,7 +164,6 @@ impl Reassembler {
             answers: settings.answers,
             budget: settings.budget,
             shed: settings.shed,
-            typical: Cell::new(0),
             edge,
             held: 0,
             now_ns: 0,
@@ -336,7 +332,6 @@ impl Reassembler {
             max_exchange: self.limits.max_exchange,
             now_ns: self.now_ns,
             skip: None,
-            typical: &self.typical,
             sink,
         };
         act(flow, &mut around);

@@ -3,8 +3,6 @@
 //! What enters: its segments, in any order and of both directions, as far as they were captured.
 //! What leaves: whole requests, with their answers where those are kept. What may be lost: see the two directions.
 
-use std::cell::Cell;
-
 use reprise_traffic::exchange::{Captured, Source};
 
 use super::Answers;
@@ -37,8 +35,6 @@ pub(super) struct Surroundings<'a, S> {
     pub(super) now_ns: u64,
     /// What requests of this connection are passed over for at the moment.
     pub(super) skip: Option<Skip>,
-    /// Bytes of a request on the wire, on average over all connections; 0 when not known.
-    pub(super) typical: &'a Cell<u64>,
     pub(super) sink: &'a mut S,
 }
 
@@ -299,15 +295,10 @@ impl Flow {
             answers,
         } = self;
         let (edge, key, client_first) = (around.edge, around.key, *client_first);
-        let (sink, typical, now_ns) = (&mut *around.sink, around.typical, around.now_ns);
+        let (sink, now_ns) = (&mut *around.sink, around.now_ns);
         let mut out = |event| {
-            if let Event::Request(message) = &event {
+            if let Event::Request(_) = event {
                 *certain = true;
-                let bytes = (message.head.raw().len() + message.body.len()) as u64;
-                typical.set(match typical.get() {
-                    0 => bytes,
-                    before => (7 * before + bytes) / 8,
-                });
             }
             let mut pair = |paired| match paired {
                 Paired::Exchange(captured) => sink(*captured),
@@ -351,7 +342,6 @@ impl Flow {
                 Answers::Watched | Answers::Kept { .. } => Switching::Wait,
             },
             skip: around.skip,
-            typical,
             out: &mut out as &mut dyn FnMut(Event),
         };
         act(requests, &mut context)

@@ -4,7 +4,7 @@
 //! number of requests in between, as far as it can be told, at the capture's edge. What may be lost: nothing more.
 //!
 //! Nobody can know what was in bytes that never came. As many requests are counted as there is room for by the size of
-//! those before them on the connection, or on all others; exact where requests are of one size.
+//! those before them on the connection; exact where requests are of one size. Where there were none, the bytes count as one.
 
 use crate::edge::{Edge, EdgeEvent};
 use crate::http::RequestParser;
@@ -41,13 +41,9 @@ impl Pace {
         }
     }
 
-    /// A parser begins at `place`, or none does any more. Counts what lies before it and wasn't seen, by requests of
-    /// `typical` bytes where this connection had none.
-    pub(super) fn rejoin(&mut self, place: u64, edge: &Edge, typical: u64) {
-        let mean = match u64::from(self.mean) {
-            0 => typical,
-            mean => mean,
-        };
+    /// A parser begins at `place`, or none does any more. Counts what lies before it and wasn't seen.
+    pub(super) fn rejoin(&mut self, place: u64, edge: &Edge) {
+        let mean = u64::from(self.mean);
         if self.until > 0 && mean > 0 {
             let bytes = place.saturating_sub(self.until);
             let requests = (bytes + mean / 2) / mean;

@@ -6,8 +6,6 @@
 //!
 //! Places in the stream are 64-bit numbers whose low half is the TCP sequence number, so nothing wraps.
 
-use std::cell::Cell;
-
 use super::pace::Pace;
 use super::pending::{Moment, Pending};
 use super::table::Class;
@@ -72,8 +70,6 @@ pub(super) struct Context<'a, F> {
     pub(super) switching: Switching,
     /// What requests of this connection are passed over for at the moment.
     pub(super) skip: Option<Skip>,
-    /// Bytes of a request on the wire, on average over all connections; 0 when not known.
-    pub(super) typical: &'a Cell<u64>,
     /// Takes the parser's events.
     pub(super) out: F,
 }
@@ -272,8 +268,7 @@ impl Stream {
                 parser.close(cause, &mut context.out);
             }
             Position::Lost { .. } => {
-                let typical = context.typical.get();
-                self.pace.rejoin(seen, context.edge, typical);
+                self.pace.rejoin(seen, context.edge);
             }
             Position::Unknown | Position::Over | Position::Closed => {}
         }
@@ -350,8 +345,7 @@ impl Stream {
 
     /// Requests begin at the next byte.
     fn follow_from_here(&mut self, context: &Context<'_, impl FnMut(Event)>) {
-        self.pace
-            .rejoin(self.next, context.edge, context.typical.get());
+        self.pace.rejoin(self.next, context.edge);
         self.position = context.parser();
     }
 
@@ -530,7 +524,7 @@ impl Stream {
             }
             Position::Lost { .. } => {
                 let end = self.end.unwrap_or(self.next);
-                self.pace.rejoin(end, context.edge, context.typical.get());
+                self.pace.rejoin(end, context.edge);
             }
             _ => {}
         }
