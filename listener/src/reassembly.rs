@@ -173,6 +173,11 @@ impl Reassembler {
     /// Takes a segment in either direction, captured at `now_ns` (unix nanoseconds).
     pub fn push(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl FnMut(Captured)) {
         self.expire(now_ns, sink);
+        self.take(segment, now_ns, sink);
+        self.keep_budget(sink);
+    }
+
+    fn take(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl FnMut(Captured)) {
         if segment.missing > 0 {
             self.edge.count(EdgeEvent::Truncated, 1);
         }
@@ -207,7 +212,6 @@ impl Reassembler {
             }
         });
         self.classify(id, progress);
-        self.keep_budget(sink);
     }
 
     /// The connection that a segment belongs to, and its way on it.
@@ -291,6 +295,8 @@ impl Reassembler {
                 }
             }
         }
+        // What was held may have become a request that is under way.
+        self.keep_budget(sink);
     }
 
     /// Ends all connections, as at the end of a capture.

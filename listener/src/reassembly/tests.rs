@@ -293,6 +293,20 @@ fn memory_stays_within_the_budget() {
 }
 
 #[test]
+fn connections_of_which_only_the_server_was_heard_are_in_the_budget_too() {
+    let mut bench = Bench::within(1000, Limits::default());
+    for port in 1000..1200 {
+        bench.push(Segment {
+            source: address(80),
+            destination: address(port),
+            ..segment(1, b"HTTP/1.1 200 OK\r\n")
+        });
+        assert!(bench.reassembler.held() <= 1000);
+    }
+    bench.finish();
+}
+
+#[test]
 fn one_connection_holds_only_so_much_behind_a_hole() {
     let limits = Limits {
         early: 10_000,
