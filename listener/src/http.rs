@@ -6,21 +6,19 @@
 //! that follows the first byte whose meaning is a matter of opinion. Nothing is guessed.
 
 mod answer;
-mod body;
 mod event;
 mod head_scan;
 
 use bytes::Bytes;
-use reprise_traffic::MARKER;
 use reprise_traffic::framing::{self, ChunkedDecoder, Framing};
 use reprise_traffic::head::Head;
+use reprise_traffic::{Body, BodyMut, MARKER};
 
 pub use answer::Asked;
 pub(crate) use answer::{AfterAnswerGap, AnswerParser};
 pub use event::{Arrival, Event, Incomplete, Message, Refusal, Skip};
 pub(crate) use head_scan::{Begin, request_begin};
 
-use body::Body;
 use head_scan::{HeadScan, MAX_METHOD, Scan};
 
 /// A longer head is refused. Servers refuse at 8 KiB (Apache) to 32 KiB (nginx).
@@ -118,7 +116,7 @@ struct Partial {
     head: Head,
     fate: Fate,
     rest: Rest,
-    body: Body,
+    body: BodyMut,
     /// What the server answered before the body was complete, or before the capture showed it.
     verdict: Option<Verdict>,
 }
@@ -463,7 +461,7 @@ impl RequestParser {
             began,
         });
         if let Rest::Length(0) = rest {
-            self.complete(head, fate, began.at_ns, Bytes::new(), Bytes::new(), sink);
+            self.complete(head, fate, began.at_ns, Body::default(), Bytes::new(), sink);
             return Ok(());
         }
         if !more_follows && expects_continue(&head) {
@@ -474,7 +472,7 @@ impl RequestParser {
             head,
             fate,
             rest,
-            body: Body::default(),
+            body: BodyMut::default(),
             verdict: None,
         }));
         Ok(())
@@ -510,7 +508,7 @@ impl RequestParser {
                     }
                     if body.len() + data.len() > max_body {
                         *fate = Fate::Skip(Skip::TooLarge);
-                        *body = Body::default();
+                        *body = BodyMut::default();
                         return;
                     }
                     body.push(data, None);
@@ -534,7 +532,7 @@ impl RequestParser {
             Rest::Length(_) => Bytes::new(),
             Rest::Chunked(decoder) => decoder.into_trailers().freeze(),
         };
-        let body = partial.body.into_bytes();
+        let body = partial.body.freeze();
         self.complete(
             partial.head,
             partial.fate,
@@ -553,7 +551,7 @@ impl RequestParser {
         head: Head,
         fate: Fate,
         began_ns: u64,
-        body: Bytes,
+        body: Body,
         trailers: Bytes,
         sink: &mut impl FnMut(Event),
     ) {
@@ -614,7 +612,7 @@ impl Partial {
     fn spoil(&mut self, cause: Incomplete, sink: &mut impl FnMut(Event)) {
         if self.fate != Fate::Spoiled {
             self.fate = Fate::Spoiled;
-            self.body = Body::default();
+            self.body = BodyMut::default();
             sink(Event::Incomplete(cause));
         }
     }

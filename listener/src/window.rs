@@ -405,7 +405,7 @@ mod tests {
             server: "10.0.0.1:80".parse().unwrap(),
             source: Source::Wire,
             head: Head::parse(Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n")).unwrap(),
-            body: Bytes::from(vec![0; body]),
+            body: vec![0; body].into(),
             trailers: Bytes::new(),
             answer: None,
         }

@@ -115,7 +115,7 @@ fn check(spec: impl Fn(u16) -> String, server: SocketAddr) {
         for (n, request) in of_connection.enumerate() {
             assert_eq!(request.head.target(), format!("{start}{n}").as_bytes());
             let body = vec![b'a' + (n % 26) as u8; if n % 10 == 0 { 300_000 } else { n }];
-            assert!(request.body == body, "{start}{n}");
+            assert!(request.body == body[..], "{start}{n}");
             assert_eq!(request.server, server);
         }
     }

@@ -80,7 +80,7 @@ fn row(request: &Captured) -> String {
         .headers()
         .map(|(name, value)| (name.to_owned(), latin1(value)))
         .collect();
-    let hash: String = Sha256::digest(&request.body)
+    let hash: String = Sha256::digest(request.body.to_bytes())
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect();

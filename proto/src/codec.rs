@@ -19,8 +19,8 @@ mod tests {
     use prost::Message;
     use reprise_traffic::exchange::Captured;
     use reprise_traffic::{
-        Answer, AnswerHead, Disposition, DropReason, Epoch, Exchange, ExchangeId, Fault, Head,
-        Source, TargetName,
+        Answer, AnswerHead, Body, Disposition, DropReason, Epoch, Exchange, ExchangeId, Fault,
+        Head, Source, TargetName,
     };
 
     use super::decode::protocol;
@@ -64,7 +64,7 @@ mod tests {
             last_byte_ns: 9,
             head: AnswerHead::parse(Bytes::from_static(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"))
                 .unwrap(),
-            body: Bytes::from(vec![b'a'; body]),
+            body: vec![b'a'; body].into(),
             body_len: 1 << 30,
             complete: true,
         })
@@ -74,7 +74,7 @@ mod tests {
         let epoch = Arc::new(Epoch::new("web1", 99));
         let mut exchange = Exchange::clone(&exchange(&epoch, sequence));
         let byte = |n: usize| (n / 3 + n / 1000) as u8;
-        exchange.request.body = (0..body).map(byte).collect();
+        exchange.request.body = (0..body).map(byte).collect::<Vec<u8>>().into();
         exchange.request.answer = answer;
         Parcel {
             exchange: Arc::new(exchange),
@@ -104,7 +104,7 @@ mod tests {
                 server: "10.0.0.1:80".parse().unwrap(),
                 source: Source::Mirror,
                 head: Head::parse(Bytes::from_static(b"POST /x HTTP/1.1\r\nA: b\r\n\r\n")).unwrap(),
-                body: Bytes::from_static(b"body"),
+                body: Body::from(&b"body"[..]),
                 trailers: Bytes::from_static(b"T: 1\r\n"),
                 answer: None,
             },

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use reprise_traffic::{Body, BodyMut};
 
 use crate::message::LinkError;
 
@@ -23,17 +23,10 @@ pub(crate) const MAX_ANSWER: usize = 8 << 20;
 /// Payloads that wait for their batch, bytes: the largest exchange (64 MiB), its answer, and a batch of smaller ones.
 const MAX_WAITING: usize = 80 << 20;
 
-/// First room for a payload, bytes.
-const FIRST_ROOM: usize = 1 << 20;
-
-/// Room grows to so many times what came, up to the payload's length. Growing may copy what is there, so not in small
-/// steps; what is not written yet is not resident.
-const GROWTH: usize = 8;
-
 /// The payloads of the batch to come.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
-    whole: VecDeque<Bytes>,
+    whole: VecDeque<Body>,
     open: Option<Open>,
     /// Bytes of all that came.
     waiting: usize,
@@ -41,7 +34,7 @@ pub(crate) struct Pieces {
 
 #[derive(Debug)]
 struct Open {
-    payload: Vec<u8>,
+    payload: BodyMut,
     length: usize,
 }
 
@@ -67,24 +60,18 @@ impl Pieces {
             return Err(refuse("a piece that is empty or too long"));
         }
         let open = self.open.get_or_insert_with(|| Open {
-            payload: Vec::new(),
+            payload: BodyMut::default(),
             length,
         });
         if open.length != length {
             return Err(refuse("a piece of another payload"));
         }
-        let after = open.payload.len() + data.len();
-        if open.payload.capacity() < after {
-            let room = FIRST_ROOM.max(GROWTH * open.payload.len()).min(length);
-            open.payload
-                .reserve_exact(room.max(after) - open.payload.len());
-        }
-        open.payload.extend_from_slice(data);
+        open.payload.push(data, Some(length as u64));
         self.waiting += data.len();
-        if after == length
+        if open.payload.len() == length
             && let Some(open) = self.open.take()
         {
-            self.whole.push_back(open.payload.into());
+            self.whole.push_back(open.payload.freeze());
         }
         Ok(())
     }
@@ -93,7 +80,7 @@ impl Pieces {
     ///
     /// # Errors
     /// When there is no such payload.
-    pub(crate) fn pop(&mut self, length: u64) -> Result<Bytes, LinkError> {
+    pub(crate) fn pop(&mut self, length: u64) -> Result<Body, LinkError> {
         match self.whole.pop_front() {
             Some(payload) if payload.len() as u64 == length => {
                 self.waiting -= payload.len();
@@ -161,7 +148,7 @@ mod tests {
         pieces.push(MAX_WAITING as u64, b"a").unwrap();
         assert_eq!(pieces.waiting(), 1);
         let open = pieces.open.unwrap();
-        assert!(open.payload.capacity() <= FIRST_ROOM);
+        assert!(open.payload.held() <= 16 << 10);
     }
 
     #[test]
@@ -180,12 +167,12 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn any_cutting_comes_back_equal(
-            lengths in proptest::collection::vec(SMALL + 1..2 * FIRST_ROOM, 1..4),
+            lengths in proptest::collection::vec(SMALL + 1..2 << 20, 1..4),
             cut in 1_usize..200_000,
         ) {
             let mut pieces = Pieces::default();
             let byte = |payload: usize, n: usize| (n / 7 + payload) as u8;
-            let payloads: Vec<Bytes> = lengths
+            let payloads: Vec<Vec<u8>> = lengths
                 .iter()
                 .enumerate()
                 .map(|(payload, length)| (0..*length).map(|n| byte(payload, n)).collect())
@@ -196,7 +183,7 @@ mod tests {
                 }
             }
             for payload in payloads {
-                prop_assert_eq!(pieces.pop(payload.len() as u64).unwrap(), payload);
+                prop_assert!(pieces.pop(payload.len() as u64).unwrap() == payload[..]);
             }
             prop_assert_eq!(pieces.waiting(), 0);
         }

@@ -129,7 +129,7 @@ mod tests {
             server: "10.0.0.1:80".parse().unwrap(),
             source: Source::Wire,
             head: Head::parse(Bytes::from_static(b"POST / HTTP/1.1\r\n\r\n")).unwrap(),
-            body: Bytes::from(vec![b'x'; BODY]),
+            body: vec![b'x'; BODY].into(),
             trailers: Bytes::new(),
             answer: None,
         };

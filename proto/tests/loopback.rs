@@ -48,7 +48,7 @@ fn parcel(epoch: &Arc<Epoch>, sequence: u64) -> Parcel {
         server: "10.0.0.1:80".parse().unwrap(),
         source: Source::Wire,
         head: Head::parse(Bytes::from_static(b"POST / HTTP/1.1\r\n\r\n")).unwrap(),
-        body: Bytes::from(vec![sequence as u8; length(sequence)]),
+        body: vec![sequence as u8; length(sequence)].into(),
         trailers: Bytes::new(),
         answer: None,
     };
@@ -77,7 +77,7 @@ async fn settle(inlet: Inlet) {
             assert!(parcel.claim.is_some());
             let Exchange { id, request } = &*parcel.exchange;
             assert_eq!((id.sequence, request.captured_ns), (next, next));
-            assert!(request.body == vec![next as u8; length(next)]);
+            assert!(request.body == vec![next as u8; length(next)][..]);
             next += 1;
             settled.push(Settlement {
                 id: id.clone(),

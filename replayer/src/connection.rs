@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Buf;
+use reprise_traffic::body;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -25,6 +26,9 @@ use crate::rewrite::Outgoing;
 
 /// Read at once, on the stack, so that an idle connection holds no buffer.
 const READ_SIZE: usize = 16 * 1024;
+
+/// Slices that are handed to the system at once: more than a socket buffers by far.
+const PARTS: usize = 16;
 
 /// An idle connection is used again within this time: less than the 5 s after which Node closes, the shortest
 /// among common servers.
@@ -172,13 +176,16 @@ pub(crate) struct Trip<'a> {
     flushed: bool,
 }
 
-type Unsent<'a> = bytes::buf::Chain<bytes::buf::Chain<&'a [u8], &'a [u8]>, &'a [u8]>;
+type Unsent<'a> = bytes::buf::Chain<bytes::buf::Chain<&'a [u8], body::Reader<'a>>, &'a [u8]>;
 
 impl<'a> Trip<'a> {
     /// A request that is about to be sent.
     pub(crate) fn new(request: &'a Outgoing<'a>, method: &'a str) -> Trip<'a> {
         Trip {
-            unsent: request.head.chain(request.body).chain(&request.tail[..]),
+            unsent: request
+                .head
+                .chain(request.body.reader())
+                .chain(&request.tail[..]),
             response: Response::to(method),
             started: Instant::now(),
             answered: None,
@@ -250,7 +257,7 @@ impl<'a> Trip<'a> {
             // A TLS stream that fails doesn't tell what it had sent before.
             self.may_have_arrived |= is_tls;
             let step = if self.unsent.has_remaining() {
-                let mut parts = [IoSlice::new(&[]); 3];
+                let mut parts = [IoSlice::new(&[]); PARTS];
                 let count = self.unsent.chunks_vectored(&mut parts);
                 stream.poll_write(cx, &parts[..count]).map_ok(Some)
             } else {

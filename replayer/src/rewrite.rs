@@ -17,7 +17,7 @@ use std::io::Write;
 
 use reprise_traffic::framing::{self, Framing, FramingError};
 use reprise_traffic::target::Target;
-use reprise_traffic::{Exchange, Head, MARKER};
+use reprise_traffic::{Body, Exchange, Head, MARKER};
 
 /// Why a request can't be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +41,7 @@ pub(crate) struct Outgoing<'a> {
     /// Request line and headers; of a chunked body the chunk's size line too.
     pub(crate) head: Vec<u8>,
     /// The body as captured.
-    pub(crate) body: &'a [u8],
+    pub(crate) body: &'a Body,
     /// What ends a chunked body.
     pub(crate) tail: Vec<u8>,
     /// The request says that its connection ends with it (HTTP/1.0 without keep-alive).
@@ -236,7 +236,7 @@ mod tests {
                 server: ([127, 0, 0, 1], 2).into(),
                 source: Source::Wire,
                 head: Head::parse(Bytes::from_static(head.as_bytes())).unwrap(),
-                body: Bytes::from_static(body.as_bytes()),
+                body: body.as_bytes().into(),
                 trailers: Bytes::from_static(trailers.as_bytes()),
                 answer: None,
             },
@@ -248,7 +248,12 @@ mod tests {
             host: host.map(str::to_owned),
         };
         let outgoing = rewriter.rewrite(exchange).unwrap();
-        let all = [&outgoing.head[..], outgoing.body, &outgoing.tail].concat();
+        let all = [
+            &outgoing.head[..],
+            &outgoing.body.to_bytes(),
+            &outgoing.tail,
+        ]
+        .concat();
         String::from_utf8(all).unwrap()
     }
 

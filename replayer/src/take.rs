@@ -281,7 +281,7 @@ mod tests {
     use prometheus_client::registry::Registry;
     use reprise_proto::{Hello, Outlet, Parcel, Welcome, joined};
     use reprise_traffic::exchange::Captured;
-    use reprise_traffic::{Epoch, ExchangeId, Fault, Head, Source, TargetDocument};
+    use reprise_traffic::{Body, Epoch, ExchangeId, Fault, Head, Source, TargetDocument};
 
     use super::*;
 
@@ -304,7 +304,7 @@ mod tests {
                 server: "10.0.0.1:80".parse().unwrap(),
                 source: Source::Wire,
                 head: Head::parse(Bytes::from(head)).unwrap(),
-                body: Bytes::new(),
+                body: Body::default(),
                 trailers: Bytes::new(),
                 answer: None,
             },

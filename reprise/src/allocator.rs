@@ -1,15 +1,29 @@
-//! How the allocator of the C library treats large pieces.
+//! How memory of large pieces goes back to the system.
 //!
-//! What enters: nothing. What leaves: bodies have pages of their own, which go back to the system as soon as they are
-//! settled. What may be lost: the pages of a large body are new each time, some tenth of a microsecond for each.
+//! What enters: nothing. What leaves: the blocks of large bodies ([`reprise_traffic::body`]) have pages of their own,
+//! which are used again while there is need and go back to the system when there is none. What may be lost: nothing.
 //!
-//! By itself glibc raises the size from which it does so, up to 32 MiB, with each large piece that is freed; later ones
-//! then leave holes in the heap that stay resident. Measured with bodies of 2 MB and a full budget (32 MiB): 34 MB
+//! By itself glibc raises the size from which pieces have pages of their own, up to 32 MiB, with each that is freed; later
+//! ones then leave holes in the heap that stay resident. Measured with bodies of 2 MB and a full budget (32 MiB): 34 MB
 //! resident instead of 40 to 48 MB.
 
-/// Pieces from this size on get pages of their own; a request with its body is rarely larger.
+use std::time::Duration;
+
+use reprise_traffic::body;
+
+/// Pieces from this size on get pages of their own: blocks do, and what is only as large as a request's head doesn't.
 #[cfg(target_env = "gnu")]
-const LARGE: i32 = 256 << 10;
+const LARGE: i32 = 96 << 10;
+
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+
+/// Gives back what nobody needs, for as long as the process lives.
+pub(crate) async fn trim() {
+    loop {
+        tokio::time::sleep(TRIM_EVERY).await;
+        body::trim();
+    }
+}
 
 /// To be called before there are other threads.
 #[cfg(target_env = "gnu")]

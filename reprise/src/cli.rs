@@ -79,9 +79,7 @@ pub(crate) type Work = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>>>>;
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     reprise_node::lifecycle::abort_on_panic();
-    if matches!(cli.mode, Mode::Listener(_) | Mode::Run(_)) {
-        allocator::give_back_large_pieces();
-    }
+    allocator::give_back_large_pieces();
     start(cli).unwrap_or_else(|error| {
         eprintln!("reprise: {error:#}");
         ExitCode::FAILURE
@@ -110,6 +108,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = runtime.enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let telemetry = telemetry::init(&telemetry)?;
+        tokio::spawn(allocator::trim());
         let outcome = work.await;
         telemetry.shutdown().await;
         outcome

@@ -19,11 +19,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bytes::Bytes;
 use clap::Args;
 use reprise_listener::packet::{VniFilter, VniRule};
 use reprise_listener::reassembly::Ports;
-use reprise_traffic::{Answer, Head};
+use reprise_traffic::{Answer, Body, Head};
 
 use listing::Listing;
 use source::{Content, Source};
@@ -79,7 +78,7 @@ struct Seen {
     /// Its first byte on the wire, unix nanoseconds.
     at_ns: u64,
     head: Head,
-    body: Bytes,
+    body: Body,
     answer: Option<Box<Answer>>,
 }
 

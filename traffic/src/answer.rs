@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 
+use crate::body::Body;
 use crate::head::{Fields, HeadError, MAX_HEADERS, spans};
 
 /// A response's head as captured.
@@ -88,7 +89,7 @@ pub struct Answer {
     /// Status line and headers.
     pub head: AnswerHead,
     /// The beginning of the body, without its chunking, any content coding left as it is.
-    pub body: Bytes,
+    pub body: Body,
     /// Bytes of the whole body, as far as it was captured.
     pub body_len: u64,
     /// False where bytes are missing, or the connection ended within.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::answer::Answer;
+use crate::body::Body;
 use crate::head::Head;
 
 /// One life of a listener process.
@@ -120,7 +121,7 @@ pub struct Captured {
     /// Request line and headers, as captured.
     pub head: Head,
     /// The body without its chunking, any content coding left as it is.
-    pub body: Bytes,
+    pub body: Body,
     /// Trailer lines as captured, without the empty line behind them.
     pub trailers: Bytes,
     /// What production answered, where answers are tracked and this one was seen.

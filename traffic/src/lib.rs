@@ -7,6 +7,7 @@
 //! Nothing here opens a socket, reads a clock or allocates by what a peer merely announces.
 
 pub mod answer;
+pub mod body;
 pub mod exchange;
 pub mod framing;
 pub mod gor;
@@ -18,6 +19,7 @@ pub mod session;
 pub mod target;
 
 pub use answer::{Answer, AnswerHead};
+pub use body::{Body, BodyMut};
 pub use exchange::{Epoch, Exchange, ExchangeId, Source};
 pub use head::{Head, HeadError};
 pub use outcome::{Disposition, DropReason, Fault};

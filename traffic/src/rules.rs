@@ -197,6 +197,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::body::Body;
     use crate::exchange::Source;
     use crate::head::Head;
 
@@ -208,7 +209,7 @@ mod tests {
             server: ([10, 0, 0, 1], 80).into(),
             source: Source::Wire,
             head: Head::parse(Bytes::from(raw)).unwrap(),
-            body: Bytes::new(),
+            body: Body::default(),
             trailers: Bytes::new(),
             answer: None,
         }

@@ -140,6 +140,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::body::Body;
     use crate::exchange::Source;
 
     fn request(head: &str, client: &str) -> Captured {
@@ -149,7 +150,7 @@ mod tests {
             server: "10.0.0.1:80".parse().unwrap(),
             source: Source::Wire,
             head: Head::parse(Bytes::from(head.to_owned())).unwrap(),
-            body: Bytes::new(),
+            body: Body::default(),
             trailers: Bytes::new(),
             answer: None,
         }

@@ -7,10 +7,9 @@
 
 use bytes::Bytes;
 use reprise_traffic::framing::{self, ChunkedDecoder, Framing};
-use reprise_traffic::{Answer, AnswerHead, Head};
+use reprise_traffic::{Answer, AnswerHead, BodyMut, Head};
 
 use super::MAX_HEAD;
-use super::body::Body;
 use super::head_scan::{HeadScan, Scan};
 
 /// What about a request decides how its answer is read.
@@ -86,7 +85,7 @@ enum State {
 struct Partial {
     head: AnswerHead,
     rest: Rest,
-    kept: Body,
+    kept: BodyMut,
     body_len: u64,
     complete: bool,
 }
@@ -197,7 +196,7 @@ impl AnswerParser {
             first_byte_ns: self.first_byte_ns.unwrap_or(self.last_byte_ns),
             last_byte_ns: self.last_byte_ns,
             head: partial.head.clone(),
-            body: std::mem::take(&mut partial.kept).into_bytes(),
+            body: std::mem::take(&mut partial.kept).freeze(),
             body_len: partial.body_len,
             complete: false,
         })
@@ -258,7 +257,7 @@ impl AnswerParser {
                 Framing::Chunked => Rest::Chunked(ChunkedDecoder::default()),
                 Framing::UntilClose => Rest::UntilClose,
             },
-            kept: Body::default(),
+            kept: BodyMut::default(),
             body_len: 0,
             complete: true,
         }));
@@ -310,7 +309,7 @@ impl AnswerParser {
             first_byte_ns: first_byte_ns.unwrap_or(self.last_byte_ns),
             last_byte_ns: self.last_byte_ns,
             head: partial.head,
-            body: partial.kept.into_bytes(),
+            body: partial.kept.freeze(),
             body_len: partial.body_len,
             complete: partial.complete,
         })
@@ -350,7 +349,7 @@ mod tests {
         let mut answers = Vec::new();
         let mut keep = |answer: Answer| {
             let status = answer.head.status();
-            answers.push((status, answer.body.to_vec(), answer.complete));
+            answers.push((status, answer.body.to_bytes().to_vec(), answer.complete));
         };
         let mut asked = asked.iter();
         let mut now = *asked.next().unwrap();
@@ -426,7 +425,7 @@ mod tests {
         let (taken, answer) = parser.push(b"fghijHTTP", 6, GET).unwrap();
         let answer = answer.unwrap();
         assert_eq!(
-            (taken, &answer.body[..], answer.body_len),
+            (taken, &answer.body.to_bytes()[..], answer.body_len),
             (5, &b"ab"[..], 10)
         );
         assert_eq!((answer.first_byte_ns, answer.last_byte_ns), (5, 6));
@@ -434,7 +433,10 @@ mod tests {
         assert!(matches!(parser.gap(1), AfterAnswerGap::Lost(None)));
         let long = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabcdef";
         let answer = parser.push(long, 7, GET).unwrap().1.unwrap();
-        assert_eq!((&answer.body[..], answer.body_len), (&b"abcd"[..], 6));
+        assert_eq!(
+            (&answer.body.to_bytes()[..], answer.body_len),
+            (&b"abcd"[..], 6)
+        );
         assert!(answer.complete && !answer.is_whole());
     }
 

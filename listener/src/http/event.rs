@@ -1,6 +1,7 @@
 //! What the bytes of a connection amount to.
 
 use bytes::Bytes;
+use reprise_traffic::Body;
 use reprise_traffic::framing::FramingError;
 use reprise_traffic::head::{Head, HeadError};
 
@@ -36,7 +37,7 @@ pub struct Message {
     /// Request line and headers.
     pub head: Head,
     /// The body without its chunking.
-    pub body: Bytes,
+    pub body: Body,
     /// Trailer lines, without the empty line behind them.
     pub trailers: Bytes,
 }

@@ -127,10 +127,10 @@ impl Talk {
 fn text(captured: &Captured) -> String {
     assert_eq!(captured.client, CLIENT.parse().unwrap());
     let target = String::from_utf8_lossy(captured.head.target());
-    let body = String::from_utf8_lossy(&captured.body);
+    let body = String::from_utf8_lossy(&captured.body.to_bytes()).into_owned();
     let answer = captured.answer.as_ref().map_or("none".to_owned(), |a| {
         let whole = if a.is_whole() { "" } else { " cut" };
-        let body = String::from_utf8_lossy(&a.body);
+        let body = String::from_utf8_lossy(&a.body.to_bytes()).into_owned();
         format!("{} {body}{whole}", a.head.status())
     });
     format!("{target} {body}-> {answer}")

@@ -93,7 +93,10 @@ impl Bench {
 
 fn text(request: &Captured) -> String {
     let target = String::from_utf8_lossy(request.head.target());
-    format!("{target} {}", String::from_utf8_lossy(&request.body))
+    format!(
+        "{target} {}",
+        String::from_utf8_lossy(&request.body.to_bytes())
+    )
 }
 
 fn get(n: usize) -> Vec<u8> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reprise_traffic::answer::AnswerHead;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::{
-    Answer, Disposition, Epoch, Exchange, ExchangeId, Head, HeadError, Source, Target,
+    Answer, Body, Disposition, Epoch, Exchange, ExchangeId, Head, HeadError, Source, Target,
     TargetDocument, TargetName,
 };
 use tracing::warn;
@@ -208,9 +208,9 @@ impl Decoder {
         })
     }
 
-    fn payload(&mut self, within: &Bytes, pieced: u64) -> Decoded<Bytes> {
+    fn payload(&mut self, within: &Bytes, pieced: u64) -> Decoded<Body> {
         match (within.is_empty(), pieced) {
-            (_, 0) => Ok(own(within)),
+            (_, 0) => Ok(own(within).into()),
             (true, length) => self.pieces.pop(length),
             (false, _) => Err(protocol("a payload within its batch and in pieces")),
         }

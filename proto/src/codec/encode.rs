@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use reprise_traffic::exchange::Captured;
-use reprise_traffic::{Answer, Disposition, Epoch, Source, Target, TargetName};
+use reprise_traffic::{Answer, Body, Disposition, Epoch, Source, Target, TargetName};
 
 use crate::frames::Chunks;
 use crate::message::{Batch, Delivery, Downstream, Hello, Parcel, Settlement, Upstream, Welcome};
@@ -82,12 +82,13 @@ fn encode_pieces(parcel: &Parcel, out: &mut Chunks) {
         if payload.len() <= SMALL {
             continue;
         }
-        let mut sent = 0;
-        while sent < payload.len() {
-            let data = payload.slice(sent..payload.len().min(sent + PIECE));
-            sent += data.len();
-            let begin = begin_piece(payload.len(), data.len());
-            out.message_with(&begin, data);
+        for chunk in payload.chunks() {
+            let mut rest = chunk.clone();
+            while !rest.is_empty() {
+                let data = rest.split_to(rest.len().min(PIECE));
+                let begin = begin_piece(payload.len(), data.len());
+                out.message_with(&begin, data);
+            }
         }
     }
 }
@@ -188,16 +189,16 @@ fn encode_answer(answer: &Answer) -> wire::Answer {
 }
 
 /// A payload that stays within its message, or the length of one that travels in pieces.
-fn within(payload: Bytes) -> (Bytes, u64) {
+fn within(payload: Body) -> (Bytes, u64) {
     match payload.len() {
-        0..=SMALL => (payload, 0),
+        0..=SMALL => (payload.to_bytes(), 0),
         large => (Bytes::new(), large as u64),
     }
 }
 
 /// As much of an answer's body as travels.
-fn answer_body(answer: &Answer) -> Bytes {
-    answer.body.slice(..answer.body.len().min(MAX_ANSWER))
+fn answer_body(answer: &Answer) -> Body {
+    answer.body.beginning(MAX_ANSWER)
 }
 
 pub(crate) fn encode_welcome(welcome: &Welcome) -> wire::Upstream {

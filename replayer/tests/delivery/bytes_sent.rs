@@ -98,7 +98,7 @@ async fn a_large_body_arrives_whole_in_both_framings() {
 async fn a_request_that_contradicts_itself_is_not_sent() {
     let server = Server::answering(OK).await;
     let mut exchange = captured(crate::server::POST);
-    exchange.request.body = bytes::Bytes::from_static(b"longer");
+    exchange.request.body = reprise_traffic::Body::from(&b"longer"[..]);
     let delivery = server.client().send(&exchange).await;
     let ours = Disposition::Failed(reprise_traffic::Fault::Ours);
     assert_eq!((delivery.disposition, delivery.attempts), (ours, 0));

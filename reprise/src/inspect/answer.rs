@@ -69,7 +69,11 @@ mod tests {
         };
         let answer = of_record(method, &record)?;
         assert_eq!((answer.first_byte_ns, answer.last_byte_ns), (7, 10));
-        Some((answer.head.status(), answer.body.to_vec(), answer.complete))
+        Some((
+            answer.head.status(),
+            answer.body.to_bytes().to_vec(),
+            answer.complete,
+        ))
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use reprise_traffic::Answer;
+use reprise_traffic::{Answer, Body};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -94,9 +94,13 @@ fn version(minor: u8) -> &'static str {
     }
 }
 
-fn checksum(body: &[u8]) -> String {
+fn checksum(body: &Body) -> String {
+    let mut hash = Sha256::new();
+    for chunk in body.chunks() {
+        hash.update(chunk);
+    }
     let mut text = String::with_capacity(64);
-    for byte in Sha256::digest(body) {
+    for byte in hash.finalize() {
         // Writing to a string can't fail.
         let _ = write!(text, "{byte:02x}");
     }

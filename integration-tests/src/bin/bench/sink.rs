@@ -49,7 +49,11 @@ impl Arrivals {
             .latency
             .record(now_ns.saturating_sub(request.captured_ns));
         if bodies {
-            self.bodies.push(Sha256::digest(&request.body).into());
+            let mut hash = Sha256::new();
+            for chunk in request.body.chunks() {
+                hash.update(chunk);
+            }
+            self.bodies.push(hash.finalize().into());
         }
     }
 }
