@@ -50,6 +50,21 @@ pub const MOST_THREADS: usize = 64;
 /// The smallest ring of a thread: some blocks of one packet each at most.
 pub const LEAST_RING: usize = 4 * SNAP_LENGTH as usize;
 
+/// Where whole requests go. It must not wait.
+pub trait Sink {
+    /// Takes the next.
+    fn take(&mut self, request: Captured);
+
+    /// All that was there is taken: the next packets are yet to come.
+    fn caught_up(&mut self) {}
+}
+
+impl<F: FnMut(Captured)> Sink for F {
+    fn take(&mut self, request: Captured) {
+        self(request);
+    }
+}
+
 /// What to capture, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -288,7 +303,7 @@ impl Opened {
     /// If the system grants no thread; those started before are stopped.
     pub fn start<S>(self, edge: &Arc<Edge>, sink: S) -> Result<Captures, CaptureError>
     where
-        S: FnMut(Captured) + Clone + Send + 'static,
+        S: Sink + Clone + Send + 'static,
     {
         let mut captures = Captures {
             stop: Arc::default(),

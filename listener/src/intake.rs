@@ -45,7 +45,12 @@ pub struct Intake {
 struct Inner {
     window: Window,
     books: Books,
+    /// Bytes that were taken in since the last [`Intake::announce`].
+    unannounced: usize,
 }
+
+/// Whoever ships is told once so much is there, however much more is to come at once.
+const ANNOUNCE: usize = 256 << 10;
 
 impl Intake {
     /// An empty intake for a new life of this listener. It holds so many exchanges, whose bytes come out of `budget`.
@@ -59,7 +64,11 @@ impl Intake {
         let epoch = Arc::new(epoch);
         let window = Window::new(epoch.clone(), exchanges, budget.clone());
         let books = Books::new(epoch.clone());
-        let inner = Mutex::new(Inner { window, books });
+        let inner = Mutex::new(Inner {
+            window,
+            books,
+            unannounced: 0,
+        });
         Intake {
             epoch,
             edge,
@@ -84,19 +93,33 @@ impl Intake {
             return;
         }
         self.admit(request);
+        self.announce();
     }
 
     /// Counts a captured request and takes it in, or counts it as dropped where there is no room. For those who have
-    /// asked [`Shed::turned_away`] already, when the request began.
+    /// asked [`Shed::turned_away`] already, when the request began, and who call [`Intake::announce`] at the end of
+    /// what came at once.
     pub fn admit(&self, request: Captured) {
+        let size = request.size();
         let mut inner = self.lock();
         inner.books.captured();
         if inner.window.admit(request).is_err() {
             inner.books.dropped(DropReason::ListenerFull, 1);
             return;
         }
+        inner.unannounced += size;
+        let enough = inner.unannounced >= ANNOUNCE;
         drop(inner);
-        self.changed.notify_one();
+        if enough {
+            self.announce();
+        }
+    }
+
+    /// Tells the one who ships what was taken in, as one: waking it up costs more than a small request.
+    pub fn announce(&self) {
+        if std::mem::take(&mut self.lock().unannounced) > 0 {
+            self.changed.notify_one();
+        }
     }
 
     /// Blocks while the window has no room for what can wait, or until `stop` is set and [`Intake::wake_readers`] called.
@@ -173,9 +196,13 @@ impl Intake {
         if inner.window.unsettled() == 0 {
             self.emptied.notify_waiters();
         }
+        // What was settled may have made credit for it.
+        let waits = inner.window.has_waiting();
         drop(inner);
         self.room.notify_all();
-        self.changed.notify_one();
+        if waits {
+            self.changed.notify_one();
+        }
     }
 
     /// A stream is gone; returns how many exchanges have to be sent again.

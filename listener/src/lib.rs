@@ -39,6 +39,7 @@ use reprise_node::config::ByteSize;
 use reprise_node::{Health, ListenAddress};
 use reprise_proto::Hello;
 use reprise_traffic::Epoch;
+use reprise_traffic::exchange::Captured;
 use reprise_traffic::ledger::{EpochReport, LedgerReport};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -170,6 +171,26 @@ pub struct Ended {
     pub unreadable: usize,
 }
 
+/// Takes in what is captured. Reassembly has asked which sessions are shed.
+#[derive(Clone)]
+struct CaptureSink {
+    intake: Arc<Intake>,
+    discards: bool,
+}
+
+impl capture::Sink for CaptureSink {
+    fn take(&mut self, request: Captured) {
+        match self.discards {
+            true => self.intake.discard(request),
+            false => self.intake.admit(request),
+        }
+    }
+
+    fn caught_up(&mut self) {
+        self.intake.announce();
+    }
+}
+
 /// A running listener.
 pub struct Listener {
     node: String,
@@ -229,15 +250,11 @@ impl Listener {
             mirrors.push(mirror::start(socket, settings, budget, edge, sink())?);
         }
         let mirror_addresses = mirrors.iter().map(Mirror::address).collect();
-        let admit = {
-            let intake = intake.clone();
-            // Reassembly has asked which sessions are shed.
-            move |request| match discards {
-                true => intake.discard(request),
-                false => intake.admit(request),
-            }
+        let captured = CaptureSink {
+            intake: intake.clone(),
+            discards,
         };
-        let captures = captures.start(&edge, admit)?;
+        let captures = captures.start(&edge, captured)?;
         let reading = reading.start(&edge, &intake, discards)?;
         let stop_governing = CancellationToken::new();
         let governed = Governed {

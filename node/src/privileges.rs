@@ -11,7 +11,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, anyhow, bail};
 use nix::unistd::{Group, User, getgrouplist};
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid, getegid, geteuid};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities,
     set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -155,6 +155,39 @@ pub fn set_nice(nice: u8) -> anyhow::Result<()> {
         bail!("nice {nice} is not from 0 to 19");
     }
     rustix::process::setpriority_process(None, i32::from(nice)).context("set niceness")
+}
+
+/// The niceness of a thread that must not wait long: it reads what the kernel keeps for some milliseconds only.
+const AHEAD: i32 = -5;
+
+/// Lets threads of this process call [`get_ahead`] later, also once its other rights are given up. Without effect
+/// where the process has no right to that (`CAP_SYS_NICE`); what the system grants anyhow (`LimitNICE=`) stays.
+pub fn allow_ahead() {
+    // The kernel counts from 20 downwards (getrlimit(2), RLIMIT_NICE).
+    let needed = Some((20 - AHEAD).unsigned_abs().into());
+    let before = getrlimit(Resource::Nice);
+    let enough = |limit: Option<u64>| limit.is_none() || limit >= needed;
+    let limit = Rlimit {
+        current: if enough(before.current) {
+            before.current
+        } else {
+            needed
+        },
+        maximum: if enough(before.maximum) {
+            before.maximum
+        } else {
+            needed
+        },
+    };
+    if let Err(error) = setrlimit(Resource::Nice, limit) {
+        tracing::debug!(%error, "no right to threads that are ahead of others");
+    }
+}
+
+/// Puts the calling thread ahead of others. False where the process has no right to that.
+pub fn get_ahead() -> bool {
+    // For Linux "the process" 0 is this thread.
+    rustix::process::setpriority_process(None, AHEAD).is_ok()
 }
 
 #[cfg(test)]

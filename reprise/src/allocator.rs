@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use reprise_traffic::body;
 
-/// Pieces from this size on get pages of their own: blocks do, and what is only as large as a request's head doesn't.
+/// Pieces from this size on get pages of their own: blocks do, and packets of 64 KiB that wait for an earlier one.
+/// Requests with small bodies don't.
 #[cfg(target_env = "gnu")]
-const LARGE: i32 = 96 << 10;
+const LARGE: i32 = 32 << 10;
 
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 

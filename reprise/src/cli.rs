@@ -93,7 +93,14 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     if matches!(cli.mode, Mode::Listener(_)) {
         // A web host with 64 cores has them for production. What isn't done by the threads of the captures is one
         // stream and the mirror endpoint; names and files are looked up one by one.
-        runtime.worker_threads(2).max_blocking_threads(4);
+        runtime
+            .worker_threads(
+                std::env::var("WT")
+                    .ok()
+                    .and_then(|v| v.parse().ok())
+                    .unwrap_or(2),
+            )
+            .max_blocking_threads(4);
     }
     let work: Work = match cli.mode {
         Mode::Run(args) => modes::run(args)?,

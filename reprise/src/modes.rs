@@ -392,6 +392,9 @@ pub(crate) fn listener(args: ListenerArgs) -> anyhow::Result<Work> {
 /// Gives up what a listener doesn't need: before there are threads, and before anything else is opened.
 fn confine(user: Option<&Account>, nice: u8) -> anyhow::Result<()> {
     privileges::set_nice(nice)?;
+    if nice == 0 {
+        privileges::allow_ahead();
+    }
     user.map_or(Ok(()), privileges::drop_to)
 }
 

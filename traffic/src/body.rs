@@ -20,8 +20,8 @@ use bytes::{Buf, Bytes};
 /// Reserved when the first byte arrives.
 const FIRST: usize = 16 << 10;
 
-/// A body grows in memory of its own up to this size, and by blocks beyond.
-const SMALL: usize = 64 << 10;
+/// A body grows in memory of its own up to this size, and by blocks beyond: 8 pages, less what an allocator keeps.
+const SMALL: usize = (32 << 10) - 32;
 
 /// A whole body, or the beginning of one. A clone shares its bytes.
 #[derive(Clone)]

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reprise_node::LogLimit;
-use reprise_traffic::exchange::Captured;
+use reprise_node::{LogLimit, privileges};
 
+use super::Sink;
 use super::device::{BATCH, Device, Fanout};
 use super::interfaces::{self, Present};
 use super::opening;
@@ -52,9 +52,11 @@ pub(super) struct Worker<S> {
     pub(super) interface_drops: BTreeMap<String, u64>,
 }
 
-impl<S: FnMut(Captured)> Worker<S> {
+impl<S: Sink> Worker<S> {
     /// Captures until it is told to stop.
     pub(super) fn run(mut self, device: Device) {
+        let ahead = privileges::get_ahead();
+        tracing::debug!(ahead, "a capture thread begins");
         let mut reassembler = Reassembler::new(self.reassembly.clone(), self.edge.clone());
         self.count_interface_drops();
         let mut device = Some(device);
@@ -68,7 +70,8 @@ impl<S: FnMut(Captured)> Worker<S> {
             self.drain(device, &mut reassembler);
         }
         self.edge.count(EdgeEvent::Fragments, self.decoder.finish());
-        reassembler.finish(&mut self.sink);
+        reassembler.finish(&mut |request| self.sink.take(request));
+        self.sink.caught_up();
         if self.first {
             tracing::info!(capture = self.scope.name(), "capture stopped");
         }
@@ -100,7 +103,8 @@ impl<S: FnMut(Captured)> Worker<S> {
                 continue;
             }
             // The clock counts only once all packets before it are taken.
-            reassembler.expire(now_ns(), &mut self.sink);
+            reassembler.expire(now_ns(), &mut |request| self.sink.take(request));
+            self.sink.caught_up();
             if !device.wait(TICK) && read == 0 {
                 std::thread::sleep(TICK);
             }
@@ -124,12 +128,13 @@ impl<S: FnMut(Captured)> Worker<S> {
         reassembler: &mut Reassembler,
     ) -> Result<usize, pcap::Error> {
         let (edge, decoder, sink) = (&self.edge, &mut self.decoder, &mut self.sink);
+        let mut sink = |request| sink.take(request);
         let (mut packets, mut bytes) = (0, 0);
         let read = device.read(|frame| {
             packets += 1;
             bytes += frame.wire_len as u64;
             match decoder.decode(frame) {
-                Ok(segment) => reassembler.push(&segment, frame.at_ns, sink),
+                Ok(segment) => reassembler.push(&segment, frame.at_ns, &mut sink),
                 Err(reason) => edge.count(reason.into(), 1),
             }
         })?;
@@ -177,7 +182,8 @@ impl<S: FnMut(Captured)> Worker<S> {
                     return None;
                 }
                 std::thread::sleep(TICK.min(pause));
-                reassembler.expire(now_ns(), &mut self.sink);
+                reassembler.expire(now_ns(), &mut |request| self.sink.take(request));
+                self.sink.caught_up();
             }
             let capture = self.scope.name();
             match self.open() {
