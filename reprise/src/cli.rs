@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use reprise_node::telemetry::{self, LogFormat, TelemetrySettings};
 
-use crate::allocator;
 use crate::demo::{self, DemoArgs};
 use crate::inspect::{self, InspectArgs};
 use crate::ledger::{self, LedgerArgs};
@@ -74,12 +73,35 @@ pub(crate) struct FileArgs {
 }
 
 /// What a mode does once the runtime is there.
-pub(crate) type Work = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>>>>;
+pub(crate) struct Work {
+    doing: Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>>>>,
+    threads: Threads,
+}
+
+/// Threads of the runtime.
+pub(crate) enum Threads {
+    /// As many as there are processors.
+    All,
+    /// So many, and a few for names and files, which are looked up one by one.
+    Few(usize),
+}
+
+impl Work {
+    pub(crate) fn new(doing: impl Future<Output = anyhow::Result<ExitCode>> + 'static) -> Work {
+        Work {
+            doing: Box::pin(doing),
+            threads: Threads::All,
+        }
+    }
+
+    pub(crate) fn on(self, threads: Threads) -> Work {
+        Work { threads, ..self }
+    }
+}
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     reprise_node::lifecycle::abort_on_panic();
-    allocator::give_back_large_pieces();
     start(cli).unwrap_or_else(|error| {
         eprintln!("reprise: {error:#}");
         ExitCode::FAILURE
@@ -89,34 +111,28 @@ pub(crate) fn main() -> ExitCode {
 /// A mode reads its settings and gives up rights while this thread is the only one; then its work begins.
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry_settings(&cli);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if matches!(cli.mode, Mode::Listener(_)) {
-        // A web host with 64 cores has them for production. What isn't done by the threads of the captures is one
-        // stream and the mirror endpoint; names and files are looked up one by one.
-        runtime
-            .worker_threads(
-                std::env::var("WT")
-                    .ok()
-                    .and_then(|v| v.parse().ok())
-                    .unwrap_or(2),
-            )
-            .max_blocking_threads(4);
-    }
-    let work: Work = match cli.mode {
+    let work = match cli.mode {
         Mode::Run(args) => modes::run(args)?,
         Mode::Listener(args) => modes::listener(args)?,
-        Mode::Relay(args) => Box::pin(modes::relay(args)),
-        Mode::Replayer(args) => Box::pin(modes::replayer(args)),
-        Mode::Ledger(args) => Box::pin(ledger::run(args)),
-        Mode::Demo(args) => Box::pin(demo::run(args)),
+        Mode::Relay(args) => Work::new(modes::relay(args)),
+        Mode::Replayer(args) => Work::new(modes::replayer(args)),
+        Mode::Ledger(args) => Work::new(ledger::run(args)),
+        Mode::Demo(args) => Work::new(demo::run(args)),
         // Nothing else runs in this process.
-        Mode::Inspect(args) => Box::pin(async move { inspect::run(&args) }),
+        Mode::Inspect(args) => Work::new(async move { inspect::run(&args) }),
     };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Threads::Few(threads) = work.threads {
+        runtime.worker_threads(threads).max_blocking_threads(4);
+    }
+    // Gives memory back also while the process has nothing to do. Threads begin only now that rights are given up.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::debug!(%error, "no background thread for the allocator");
+    }
     let runtime = runtime.enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let telemetry = telemetry::init(&telemetry)?;
-        tokio::spawn(allocator::trim());
-        let outcome = work.await;
+        let outcome = work.doing.await;
         telemetry.shutdown().await;
         outcome
     });

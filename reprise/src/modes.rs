@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::cli::{FileArgs, Work};
+use crate::cli::{FileArgs, Threads, Work};
 use crate::embedded::{Embedded, EmbeddedConfig};
 use crate::table;
 
@@ -276,7 +276,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<Work> {
     if !args.file.check {
         confine(config.user.as_ref(), config.nice)?;
     }
-    Ok(Box::pin(replay_here(config, sources, args.file.check)))
+    Ok(Work::new(replay_here(config, sources, args.file.check)))
 }
 
 async fn replay_here(
@@ -380,13 +380,17 @@ pub(crate) fn listener(args: ListenerArgs) -> anyhow::Result<Work> {
     };
     config.validate()?;
     if args.file.check {
-        return Ok(Box::pin(async { checked() }));
+        return Ok(Work::new(async { checked() }));
     }
     confine(config.user.as_ref(), config.nice)?;
-    Ok(Box::pin(async move {
+    // A web host with 64 cores has them for production. What isn't done by the threads of the captures is one stream to a
+    // relay, whose tasks would wake each other up across threads, and the mirror endpoint.
+    let threads = if config.mirror.is_empty() { 1 } else { 2 };
+    let work = Work::new(async move {
         let stop = reprise_node::lifecycle::shutdown_signal()?;
         Ok(close(&reprise_listener::run(config, stop).await?))
-    }))
+    });
+    Ok(work.on(Threads::Few(threads)))
 }
 
 /// Gives up what a listener doesn't need: before there are threads, and before anything else is opened.
@@ -543,7 +547,7 @@ where
 }
 
 fn done() -> Work {
-    Box::pin(async { Ok(ExitCode::SUCCESS) })
+    Work::new(async { Ok(ExitCode::SUCCESS) })
 }
 
 /// Flags that were not given stay out of what overrides the file.

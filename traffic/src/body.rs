@@ -3,25 +3,24 @@
 //! What enters: its bytes, in order and in pieces of any size. What leaves: the same bytes, as chunks that are shared and
 //! never copied. What may be lost: nothing; whoever lets a body grow bounds it.
 //!
-//! Small bodies are one chunk of their own size. Large ones are made of blocks of one size that are used again and
-//! again: a body costs memory for what came of it and no more, and no page is asked of the system (nor zeroed by it)
-//! for bytes that are held for a moment. Asking was three quarters of the CPU time of capturing uploads.
-
-mod blocks;
+//! Small bodies are one chunk of their own size. Large ones are made of blocks of one size: a body costs memory for what
+//! came of it and no more, and an allocator that keeps a few blocks serves bodies of all sizes. In one piece each would
+//! be asked of the system anew, which zeroes its pages; that was three quarters of the CPU time of capturing uploads.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::{fmt, slice};
 
-use blocks::Block;
-pub use blocks::{BLOCK, trim};
 use bytes::{Buf, Bytes};
 
 /// Reserved when the first byte arrives.
 const FIRST: usize = 16 << 10;
 
-/// A body grows in memory of its own up to this size, and by blocks beyond: 8 pages, less what an allocator keeps.
-const SMALL: usize = (32 << 10) - 32;
+/// A body grows in memory of its own up to this size, and by blocks beyond.
+const SMALL: usize = 64 << 10;
+
+/// Bytes of a block: large enough that its own cost does not count, small enough that a body wastes little by its last.
+pub const BLOCK: usize = 128 << 10;
 
 /// A whole body, or the beginning of one. A clone shares its bytes.
 #[derive(Clone)]
@@ -216,7 +215,8 @@ pub struct BodyMut {
     /// The first chunk, while it grows.
     begin: Vec<u8>,
     full: Vec<Bytes>,
-    open: Option<Block>,
+    /// The last block, which isn't full.
+    open: Vec<u8>,
     len: usize,
 }
 
@@ -226,12 +226,14 @@ impl BodyMut {
         let mut rest = self.push_begin(bytes, whole);
         self.len += bytes.len();
         while !rest.is_empty() {
-            let block = self.open.get_or_insert_with(Block::empty);
-            rest = block.push(rest);
-            if block.is_full()
-                && let Some(block) = self.open.take()
-            {
-                self.full.push(block.freeze());
+            if self.open.capacity() == 0 {
+                self.open.reserve_exact(BLOCK);
+            }
+            let fits = rest.len().min(BLOCK - self.open.len());
+            self.open.extend_from_slice(&rest[..fits]);
+            rest = &rest[fits..];
+            if self.open.len() == BLOCK {
+                self.full.push(std::mem::take(&mut self.open).into());
             }
         }
     }
@@ -268,28 +270,22 @@ impl BodyMut {
 
     /// Bytes of memory.
     pub fn held(&self) -> usize {
-        let blocks = self.full.len() + usize::from(self.open.is_some());
-        let list = self.full.capacity() * size_of::<Bytes>();
-        self.begin.capacity() + blocks * BLOCK + list
+        let full = self.full.len() * BLOCK + self.full.capacity() * size_of::<Bytes>();
+        self.begin.capacity() + full + self.open.capacity()
     }
 
     /// All of it. Room that was reserved and not used would be held as long as the body, so it is given back where it is
     /// worth moving the bytes.
     pub fn freeze(mut self) -> Body {
-        if self.full.is_empty() && self.open.is_none() {
-            let unused = self.begin.capacity() - self.begin.len();
-            if unused > self.begin.len() / 8 {
-                self.begin.shrink_to_fit();
-            }
-            return Body::from(self.begin);
+        let mut last = match self.full.is_empty() {
+            true => self.begin,
+            false => self.open,
+        };
+        let unused = last.capacity() - last.len();
+        if unused > self.len / 8 {
+            last.shrink_to_fit();
         }
-        if let Some(block) = self.open {
-            let is_costly = block.unused() > self.len / 8;
-            self.full.push(match is_costly {
-                true => Bytes::copy_from_slice(block.as_ref()),
-                false => block.freeze(),
-            });
-        }
+        self.full.push(last.into());
         self.full.into_iter().collect()
     }
 }
