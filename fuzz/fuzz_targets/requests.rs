@@ -102,7 +102,8 @@ fn add(event: Event, events: &mut Vec<String>) {
                 &message.trailers,
                 MAX_EXCHANGE,
             );
-            let parts = [message.head.raw(), &message.body, &message.trailers];
+            let body = message.body.to_bytes();
+            let parts = [message.head.raw(), &body, &message.trailers];
             events.push(format!("{parts:?}"));
         }
         // Said only where a piece ends with the head.

@@ -7,7 +7,7 @@ use reprise_listener::http::MAX_HEAD;
 use reprise_listener::reassembly::{Answers, Ports, Settings};
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::framing::{self, Framing, MAX_TRAILERS};
-use reprise_traffic::{Answer, AnswerHead, Head, MARKER};
+use reprise_traffic::{Answer, AnswerHead, Body, Head, MARKER};
 
 /// A request out of a [`Reassembler`](reprise_listener::reassembly::Reassembler) with these settings.
 pub fn captured(captured: &Captured, settings: &Settings) {
@@ -29,7 +29,7 @@ pub fn captured(captured: &Captured, settings: &Settings) {
 }
 
 /// A request's parts, of which none was over `max_exchange`.
-pub fn request(head: &Head, body: &Bytes, trailers: &Bytes, max_exchange: usize) {
+pub fn request(head: &Head, body: &Body, trailers: &Bytes, max_exchange: usize) {
     let raw = head.raw();
     assert!(raw.len() <= MAX_HEAD);
     let again = Head::parse(Bytes::copy_from_slice(raw)).expect("a head that was parsed before");

@@ -327,12 +327,17 @@ impl Row {
     fn of(captured: Captured) -> Row {
         let request = [
             captured.head.raw().clone(),
-            captured.body,
+            captured.body.to_bytes(),
             captured.trailers,
         ];
         let answer = captured.answer.map(|answer| {
             let head = answer.head.raw().clone();
-            (head, answer.body, answer.body_len, answer.complete)
+            (
+                head,
+                answer.body.to_bytes(),
+                answer.body_len,
+                answer.complete,
+            )
         });
         Row { request, answer }
     }

@@ -6,8 +6,10 @@
 //! One bound for all, because a bound for each would have to be a fraction of what the host can spare, and the part
 //! that needs it is never the one that has it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use reprise_node::config::ByteSize;
 
 /// Resident memory of a listener that holds no request: the pages of the binary and of its libraries that are in use,
@@ -76,6 +78,15 @@ impl Budget {
         );
     }
 
+    /// Bytes that stay counted, as they are already, until nobody has them any more.
+    #[must_use]
+    pub fn hold(self: &Arc<Budget>, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Held {
+            bytes,
+            budget: self.clone(),
+        })
+    }
+
     /// Bytes that are held.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -89,6 +100,23 @@ impl Budget {
     /// True where more is held than should be.
     pub fn is_over(&self) -> bool {
         self.used() > self.limit
+    }
+}
+
+struct Held {
+    bytes: Bytes,
+    budget: Arc<Budget>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes.len());
     }
 }
 

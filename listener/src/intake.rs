@@ -174,8 +174,8 @@ impl Intake {
         self.changed.notified().await;
     }
 
-    pub(crate) fn open(&self, stream: StreamId, credit: Room) {
-        self.lock().window.open(stream, credit);
+    pub(crate) fn open(&self, stream: StreamId, credit: Room, entrusts: bool) {
+        self.lock().window.open(stream, credit, entrusts);
     }
 
     /// The next parcels for a stream, and the number below which all is settled.
@@ -340,7 +340,7 @@ mod tests {
                 bytes: usize::MAX,
                 exchanges: usize::MAX,
             };
-            intake.open(StreamId(1), all);
+            intake.open(StreamId(1), all, false);
             let go_on = AtomicBool::new(false);
             let settled = std::thread::scope(|scope| {
                 scope.spawn(|| {

@@ -156,13 +156,13 @@ impl Shipper {
                 bytes: usize::try_from(welcome.window_bytes).unwrap_or(usize::MAX),
                 exchanges: usize::try_from(welcome.window_exchanges).unwrap_or(usize::MAX),
             },
+            self.entrusts,
         );
         self.health.set("relay", Ok(()));
         let (state, mut answers) = watch::channel(StreamState::Open);
         let reader = tokio::spawn(settle(
             self.intake.clone(),
             stream,
-            self.entrusts,
             relay.to_owned(),
             up,
             state,
@@ -226,7 +226,6 @@ fn is_full(parcels: &[Parcel]) -> bool {
 async fn settle(
     intake: Arc<Intake>,
     stream: StreamId,
-    entrusts: bool,
     relay: String,
     mut up: mpsc::Receiver<Result<Upstream, LinkError>>,
     state: watch::Sender<StreamState>,
@@ -241,8 +240,7 @@ async fn settle(
                 state.send_replace(StreamState::Leaving);
             }
             // What a relay holds in memory dies with it, so custody frees only what is too large to be kept here.
-            Ok(Upstream::Accepted(batch)) if entrusts => intake.accepted(stream, batch),
-            Ok(Upstream::Accepted(_)) => {}
+            Ok(Upstream::Accepted(batch)) => intake.accepted(stream, batch),
             Ok(Upstream::Returned(parcels)) => {
                 debug!(
                     relay,

@@ -6,7 +6,8 @@
 //! what is in the window is never dropped by it. No I/O and no clock: time is handed in.
 //!
 //! A request that takes a large part of the room that is left is entrusted to its relay as soon as that has custody: its
-//! bytes are let go here, and it can't be sent again. A relay that dies takes it along, and it ends as unknown. The
+//! bytes are let go here, and it can't be sent again. Where there is no room for two more of its size, each part of its
+//! body is let go as soon as it is on the wire. A relay that dies takes such a request along, and it ends as unknown. The
 //! alternative is to have no room for the next one, which is lost for certain.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -71,6 +72,8 @@ pub struct Lost {
 struct Outstanding {
     credit: Room,
     used: Room,
+    /// The relay is another process: what it holds, we need not hold.
+    entrusts: bool,
     /// Large exchanges by the batch that they went with, until the relay has custody.
     large: VecDeque<(u64, u64)>,
 }
@@ -107,11 +110,24 @@ const OVERHEAD: usize = 48;
 /// An exchange that takes more than this part of the room that is left is entrusted.
 const LARGE_PART: usize = 8;
 
+/// One that takes more than this part isn't held until the relay has custody of it.
+const NO_ROOM_PART: usize = 2;
+
 /// Smaller ones never are.
 const LARGE: usize = 256 * 1024;
 
 /// Queues with less room than this are not made smaller.
 const SMALL: usize = 1024;
+
+/// The same exchange, of whose body each chunk is counted until it is on the wire.
+fn passing(exchange: Exchange, budget: &Arc<Budget>) -> Arc<Exchange> {
+    let Exchange { id, mut request } = exchange;
+    let size = request.size();
+    let chunks = request.body.chunks().iter();
+    request.body = chunks.map(|chunk| budget.hold(chunk.clone())).collect();
+    budget.give(size - request.body.len());
+    Arc::new(Exchange { id, request })
+}
 
 impl Window {
     /// An empty window of that epoch, for so many exchanges, whose bytes come out of `budget`.
@@ -173,8 +189,9 @@ impl Window {
         });
     }
 
-    /// Opens a stream with the credit that its relay granted.
-    pub fn open(&mut self, stream: StreamId, credit: Room) {
+    /// Opens a stream with the credit that its relay granted. What is large is entrusted to a relay that is another
+    /// process; in the same one nothing would be gained.
+    pub fn open(&mut self, stream: StreamId, credit: Room, entrusts: bool) {
         let used = Room {
             bytes: 0,
             exchanges: 0,
@@ -182,6 +199,7 @@ impl Window {
         let outstanding = Outstanding {
             credit,
             used,
+            entrusts,
             large: VecDeque::new(),
         };
         self.streams.insert(stream, outstanding);
@@ -216,8 +234,19 @@ impl Window {
             if no_credit && used.exchanges > 0 {
                 break;
             }
+            let left = self.budget.limit().saturating_sub(self.budget.used());
+            let at_once = outstanding.entrusts && size >= LARGE && size > left / NO_ROOM_PART;
+            let exchange = match at_once {
+                true => {
+                    self.used.bytes -= size;
+                    let exchange = exchange.clone();
+                    slot.content = Content::Entrusted(size);
+                    passing(Arc::unwrap_or_clone(exchange), &self.budget)
+                }
+                false => exchange.clone(),
+            };
             parcels.push(Parcel {
-                exchange: exchange.clone(),
+                exchange,
                 target: None,
                 resent: slot.first_sent.map(|at| now.duration_since(at)),
                 claim: None,
@@ -226,7 +255,7 @@ impl Window {
             slot.stream = Some(stream);
             outstanding.used.bytes += size;
             outstanding.used.exchanges += 1;
-            if size >= LARGE {
+            if size >= LARGE && !at_once {
                 outstanding.large.push_back((batch, sequence));
             }
             bytes += size;
@@ -242,6 +271,9 @@ impl Window {
         let Some(outstanding) = self.streams.get_mut(&stream) else {
             return;
         };
+        if !outstanding.entrusts {
+            return;
+        }
         while let Some((of, sequence)) = outstanding.large.front().copied()
             && of <= batch
         {
@@ -389,241 +421,4 @@ impl Window {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use bytes::Bytes;
-    use proptest::prelude::*;
-    use reprise_traffic::{Head, Source};
-
-    use super::*;
-
-    fn request(body: usize) -> Captured {
-        Captured {
-            captured_ns: 0,
-            client: "10.0.0.2:1".parse().unwrap(),
-            server: "10.0.0.1:80".parse().unwrap(),
-            source: Source::Wire,
-            head: Head::parse(Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n")).unwrap(),
-            body: vec![0; body].into(),
-            trailers: Bytes::new(),
-            answer: None,
-        }
-    }
-
-    const MANY: Room = Room {
-        bytes: usize::MAX,
-        exchanges: usize::MAX,
-    };
-
-    fn window(exchanges: usize) -> Window {
-        let budget = Arc::new(Budget::new(1 << 20));
-        Window::new(Arc::new(Epoch::new("l", 1)), exchanges, budget)
-    }
-
-    fn sequences(parcels: &[Parcel]) -> Vec<u64> {
-        parcels
-            .iter()
-            .map(|parcel| parcel.exchange.id.sequence)
-            .collect()
-    }
-
-    #[test]
-    fn what_is_large_is_entrusted_once_it_is_in_custody() {
-        let budget = Arc::new(Budget::new(4 << 20));
-        let epoch = Arc::new(Epoch::new("l", 1));
-        let mut window = Window::new(epoch, 9, budget.clone());
-        for body in [10, 1 << 20, 1 << 20, 10] {
-            assert!(window.admit(request(body)).is_ok());
-        }
-        let stream = StreamId(1);
-        window.open(stream, MANY);
-        assert_eq!(
-            sequences(&window.take(stream, 1, MANY, Instant::now())),
-            [0, 1, 2, 3]
-        );
-        assert!(window.settle(1));
-        window.accepted(stream, 0);
-        let before = budget.used();
-        window.accepted(stream, 1);
-        assert!(before - budget.used() > 1 << 20);
-        assert_eq!((window.unsettled(), window.outstanding(stream)), (3, 3));
-        // The relay dies with the one that it was entrusted with; the small ones are sent again.
-        let lost = window.close(stream);
-        assert_eq!((lost.again, lost.entrusted), (2, 1));
-        assert!(!window.settle(2));
-        window.open(StreamId(2), MANY);
-        let again = window.take(StreamId(2), 1, MANY, Instant::now());
-        assert_eq!(sequences(&again), [0, 3]);
-        assert!(window.settle(0) && window.settle(3));
-        assert_eq!((window.unsettled(), budget.used()), (0, 0));
-    }
-
-    #[test]
-    fn a_full_window_refuses_and_recovers() {
-        let mut window = window(2);
-        assert!(window.admit(request(0)).is_ok() && window.admit(request(0)).is_ok());
-        assert!(window.admit(request(0)).is_err());
-        window.open(StreamId(1), MANY);
-        window.take(StreamId(1), 1, MANY, Instant::now());
-        assert!(window.settle(1));
-        assert!(window.admit(request(0)).is_ok());
-        assert!(window.admit(request(0)).is_err());
-        assert!(window.settle(0));
-        assert_eq!(window.settled_below(), 2);
-    }
-
-    #[test]
-    fn bytes_come_out_of_the_budget_and_go_back() {
-        let mut window = window(10);
-        let budget = window.budget.clone();
-        // Somebody else still counts what moves here.
-        budget.take(1 << 20);
-        window.admit(request(1 << 20)).unwrap();
-        budget.give(1 << 20);
-        assert!(budget.is_over() && window.admit(request(0)).is_err());
-        window.open(StreamId(1), MANY);
-        window.take(StreamId(1), 1, MANY, Instant::now());
-        assert!(window.settle(0));
-        assert_eq!(budget.used(), 0);
-        window.admit(request(100)).unwrap();
-        window.give_up();
-        assert_eq!(budget.used(), 0);
-    }
-
-    #[test]
-    fn what_stands_behind_an_unsettled_one_costs_its_slot_only() {
-        let mut window = window(1000);
-        for _ in 0..500 {
-            window.admit(request(1000)).unwrap();
-        }
-        window.open(StreamId(1), MANY);
-        window.take(StreamId(1), 1, MANY, Instant::now());
-        for sequence in 1..500 {
-            assert!(window.settle(sequence));
-        }
-        assert_eq!(
-            window.budget.used(),
-            window.used().bytes + OVERHEAD + 500 * SLOT,
-            "one request and all slots"
-        );
-        assert!(window.settle(0));
-        assert_eq!(window.budget.used(), 0);
-    }
-
-    #[test]
-    fn a_broken_stream_is_sent_again_first_and_marked() {
-        let mut window = window(10);
-        let now = Instant::now();
-        for _ in 0..3 {
-            window.admit(request(0)).unwrap();
-        }
-        window.open(StreamId(1), MANY);
-        let two = Room {
-            exchanges: 2,
-            ..MANY
-        };
-        assert_eq!(sequences(&window.take(StreamId(1), 1, two, now)), [0, 1]);
-        assert!(window.settle(0));
-        assert_eq!(window.close(StreamId(1)).again, 1);
-        window.open(StreamId(2), MANY);
-        let parcels = window.take(StreamId(2), 1, MANY, now);
-        assert_eq!(sequences(&parcels), [1, 2]);
-        assert!(parcels[0].resent.is_some() && parcels[1].resent.is_none());
-        // The late answer of the first stream and that of the second count once.
-        assert!(window.settle(1) && !window.settle(1));
-    }
-
-    #[test]
-    fn credit_bounds_what_is_outstanding_but_a_giant_goes_alone() {
-        let mut window = window(10);
-        let now = Instant::now();
-        for body in [0, 0, 5000] {
-            window.admit(request(body)).unwrap();
-        }
-        window.open(
-            StreamId(1),
-            Room {
-                bytes: 2000,
-                exchanges: 2,
-            },
-        );
-        assert_eq!(sequences(&window.take(StreamId(1), 1, MANY, now)), [0, 1]);
-        assert!(window.take(StreamId(1), 1, MANY, now).is_empty());
-        window.settle(0);
-        assert!(window.take(StreamId(1), 1, MANY, now).is_empty());
-        window.settle(1);
-        assert_eq!(sequences(&window.take(StreamId(1), 1, MANY, now)), [2]);
-    }
-
-    #[test]
-    fn what_was_never_sent_cannot_be_settled() {
-        let mut window = window(10);
-        window.admit(request(0)).unwrap();
-        assert!(!window.settle(0) && !window.settle(77));
-        assert_eq!(window.unsettled(), 1);
-        assert_eq!(window.give_up(), (1, 0));
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Admit,
-        Take,
-        Settle(u8),
-        Break,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            3 => Just(Step::Admit),
-            2 => Just(Step::Take),
-            3 => any::<u8>().prop_map(Step::Settle),
-            1 => Just(Step::Break),
-        ]
-    }
-
-    proptest! {
-        /// Whatever breaks and however answers come: every admitted exchange is settled exactly once.
-        #[test]
-        fn every_exchange_is_settled_once(steps in prop::collection::vec(step(), 1..200)) {
-            let mut window = window(20);
-            let now = Instant::now();
-            let mut stream = StreamId(0);
-            window.open(stream, MANY);
-            let mut admitted = 0_u64;
-            let mut settled: BTreeMap<u64, u32> = BTreeMap::new();
-            let mut sent: Vec<u64> = Vec::new();
-            for step in steps {
-                match step {
-                    Step::Admit => admitted += u64::from(window.admit(request(1)).is_ok()),
-                    Step::Take => sent.extend(sequences(&window.take(stream, 1, MANY, now))),
-                    Step::Settle(n) if !sent.is_empty() => {
-                        let sequence = sent[n as usize % sent.len()];
-                        if window.settle(sequence) {
-                            *settled.entry(sequence).or_default() += 1;
-                        }
-                    }
-                    Step::Settle(_) => {}
-                    Step::Break => {
-                        window.close(stream);
-                        stream = StreamId(stream.0 + 1);
-                        window.open(stream, MANY);
-                    }
-                }
-                prop_assert_eq!(window.unsettled() as u64 + settled.len() as u64, admitted);
-            }
-            window.close(stream);
-            stream = StreamId(stream.0 + 1);
-            window.open(stream, MANY);
-            for sequence in sequences(&window.take(stream, 1, MANY, now)) {
-                prop_assert!(window.settle(sequence));
-                *settled.entry(sequence).or_default() += 1;
-            }
-            prop_assert_eq!(settled.len() as u64, admitted);
-            prop_assert!(settled.values().all(|n| *n == 1));
-            prop_assert_eq!(window.settled_below(), admitted);
-            prop_assert_eq!(window.used(), Room { bytes: 0, exchanges: 0 });
-            prop_assert_eq!(window.budget.used(), 0);
-        }
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use reprise_listener::capture::{self, CaptureError, Captures, Settings};
 use reprise_listener::edge::{Edge, EdgeEvent};
+use reprise_traffic::exchange::Captured;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Nobody else is in the namespaces.
@@ -155,7 +156,7 @@ impl Live {
         let sink = found.clone();
         let captures = capture::open(settings)
             .and_then(|opened| {
-                opened.start(&edge, move |request| {
+                opened.start(&edge, move |request: Captured| {
                     let target = String::from_utf8_lossy(request.head.target()).into_owned();
                     sink.lock().unwrap().push((target, thread::current().id()));
                 })
