@@ -13,7 +13,9 @@ test: setup
 lint:
 	@deploy/setup.sh lint
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets --target-dir target -- -D warnings
 	cargo deny check bans licenses sources
 
 # What capture costs on this machine, as root, into bench/RESULTS.md; ARGS=--quick, or ARGS='--only cost,latency'.

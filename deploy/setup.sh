@@ -22,6 +22,8 @@ needs=(
     ca-certificates:/etc/ssl/certs/ca-certificates.crt
 )
 [[ ${1:-} == bench ]] && needs+=(ethtool:ethtool)
+# The library of the fuzz targets is C++.
+[[ ${1:-} == lint ]] && needs+=(g++:c++)
 # Daemons that Debian starts on installation; we start our own on ports of our own.
 daemons=(etcd-server:etcd nginx-light:nginx)
 cargo_deny=0.20.2

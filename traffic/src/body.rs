@@ -313,7 +313,8 @@ mod tests {
             }
             let body = body.freeze();
             prop_assert!(body.chunks().iter().all(|chunk| !chunk.is_empty() && chunk.len() <= BLOCK));
-            prop_assert!(body == expected[..] && body == Body::from(expected.clone()));
+            let whole = Body::from(expected.clone());
+            prop_assert!(body == expected[..] && body == whole);
             prop_assert_eq!(body.to_bytes(), expected);
         }
 
