@@ -14,7 +14,7 @@ use reprise_traffic::Answer;
 use reprise_traffic::exchange::Captured;
 
 use super::pending::{Moment, Pending};
-use super::stream::{PLAUSIBLE, place_near, start_place};
+use super::stream::{PLAUSIBLE, is_plausible, place_near, start_place};
 use crate::http::{AfterAnswerGap, AnswerParser, Arrival, Asked, Verdict};
 use crate::packet::Segment;
 
@@ -235,7 +235,7 @@ impl AnswerStream {
             self.position = Position::Held;
         }
         let place = place_near(self.next, sequence);
-        if (place - self.next as i64).abs() > PLAUSIBLE {
+        if !is_plausible(place, self.next, self.pending.end()) {
             return;
         }
         let start = place as u64;

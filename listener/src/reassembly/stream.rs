@@ -383,7 +383,7 @@ impl Stream {
             }
         }
         let mut place = self.place(sequence);
-        if (place - self.next as i64).abs() > PLAUSIBLE {
+        if !is_plausible(place, self.next, self.pending.end()) {
             context.count(EdgeEvent::OutOfWindow);
             if !begins {
                 return;
@@ -566,6 +566,14 @@ impl Stream {
         };
         self.pending.clear();
     }
+}
+
+/// Whether a segment may belong to a connection whose next byte and last known byte have these places. A hole that isn't
+/// given up may have more behind it than any window.
+pub(super) fn is_plausible(place: i64, next: u64, seen: u64) -> bool {
+    let ahead = place - next.max(seen) as i64;
+    let behind = next as i64 - place;
+    ahead <= PLAUSIBLE && behind <= PLAUSIBLE
 }
 
 /// Where a connection's first byte is placed: far enough from 0 that no place is negative.

@@ -464,3 +464,28 @@ proptest! {
         prop_assert!(bench.found.iter().all(|f| f == "/1 " || f.starts_with("/2 ")));
     }
 }
+
+/// As in a file, where a hole may be filled at any time.
+#[test]
+fn a_connection_goes_on_behind_a_hole_however_long() {
+    let mut bench = Bench::within(
+        256 << 20,
+        Limits {
+            early: 200 << 20,
+            ..Limits::default()
+        },
+    );
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n";
+    let body = vec![b'x'; 1_000_000];
+    bench.push(syn(0));
+    bench.push(segment(1, head));
+    let begin = 1 + head.len() as u32;
+    for n in 1..100 {
+        bench.push(segment(begin + n * 1_000_000, &body));
+    }
+    bench.push(segment(begin + 100_000_000, b"GET /a HTTP/1.1\r\n\r\n"));
+    assert_eq!(bench.count(EdgeEvent::OutOfWindow), 0);
+    bench.finish();
+    assert_eq!(bench.found, ["/a "]);
+    assert_eq!(bench.count(EdgeEvent::IncompleteGap), 1);
+}
