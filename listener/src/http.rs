@@ -66,6 +66,8 @@ pub struct RequestParser {
     before: Before,
     switching: Switching,
     heads: u32,
+    /// Bytes since the last request ended.
+    under_way: u64,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl RequestParser {
             before: Before::Nothing,
             switching,
             heads: 0,
+            under_way: 0,
         }
     }
 
@@ -161,7 +164,10 @@ impl RequestParser {
                 State::Done => return bytes.len(),
             };
             match taken {
-                Ok(taken) => rest = &rest[taken..],
+                Ok(taken) => {
+                    rest = &rest[taken..];
+                    self.advance(taken as u64);
+                }
                 Err(refusal) => {
                     if refusal == Refusal::NotHttp {
                         self.before = Before::Rubbish;
@@ -209,6 +215,7 @@ impl RequestParser {
             if complete {
                 self.finish(sink);
             }
+            self.advance(missing);
             return match self.state {
                 State::Done => AfterGap::Over,
                 _ => AfterGap::GoesOn,
@@ -284,6 +291,18 @@ impl RequestParser {
     pub fn whole(&self) -> u32 {
         let under_way = matches!(self.state, State::Body(_));
         self.heads.wrapping_sub(u32::from(under_way))
+    }
+
+    /// Bytes since the last request ended.
+    pub fn under_way(&self) -> u64 {
+        self.under_way
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.under_way = match self.is_within_request() {
+            true => self.under_way + bytes,
+            false => 0,
+        };
     }
 
     /// Bytes to the end of the body that is under way, where that is known.

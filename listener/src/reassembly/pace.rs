@@ -23,13 +23,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// All up to this place were whole requests.
-    pub(super) fn whole_until(&mut self, place: u64) {
-        self.until = place;
-    }
-
     /// The parser loses its way at `next`; it counts one request for that.
     pub(super) fn leave(&mut self, parser: &RequestParser, next: u64) {
+        self.until = next.saturating_sub(parser.under_way()).max(self.from);
         if let Some(mean) = (self.until - self.from).checked_div(u64::from(parser.whole())) {
             self.mean = u32::try_from(mean).unwrap_or(u32::MAX);
         }

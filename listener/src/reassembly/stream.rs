@@ -491,8 +491,6 @@ impl Stream {
             self.position = Position::Lost { hold: false };
         } else if parser.is_done() {
             self.over();
-        } else if !parser.is_within_request() {
-            self.pace.whole_until(self.next);
         }
     }
 
