@@ -105,7 +105,7 @@ impl Default for Config {
             memory: ByteSize::mib(64),
             cpu_limit: CpuLimit::default(),
             ring: ByteSize::mib(16),
-            max_exchange: ByteSize::mib(32),
+            max_exchange: ByteSize::mib(24),
             drain_timeout: Duration::from_secs(30),
         }
     }

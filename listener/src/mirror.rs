@@ -43,7 +43,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            max_exchange: 32 << 20,
+            max_exchange: 24 << 20,
             connections: 1024,
             idle: Duration::from_secs(75),
             head: Duration::from_secs(10),

@@ -54,7 +54,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            max_exchange: 32 << 20,
+            max_exchange: 24 << 20,
             early: 8 << 20,
             connections: 65_536,
             hole: Duration::from_secs(2),

@@ -135,7 +135,7 @@ struct SourceFlags {
     /// With --read, only requests to this port; repeatable [default: HTTP is recognised on any port]
     #[arg(long, value_name = "N")]
     read_port: Vec<u16>,
-    /// A request larger than this is dropped whole and counted as too_large [default: 32MiB]
+    /// A request larger than this is dropped whole and counted as too_large [default: 24MiB]
     #[arg(long, value_name = "SIZE")]
     max_exchange: Option<ByteSize>,
     /// CPU time of the whole process, in percent of one core, as 20%; past it sessions are left out and counted as

@@ -4,7 +4,8 @@
 //! number of requests in between, as far as it can be told, at the capture's edge. What may be lost: nothing more.
 //!
 //! Nobody can know what was in bytes that never came. As many requests are counted as there is room for by the size of
-//! those before them on the connection; exact where requests are of one size. Where there were none, the bytes count as one.
+//! those before them on the connection, or of the one that the hole began in; exact where requests are of one size. Where
+//! neither is known, the bytes count as one.
 
 use crate::edge::{Edge, EdgeEvent};
 use crate::http::RequestParser;
@@ -31,6 +32,10 @@ impl Pace {
         }
         self.counted = true;
         if let Some(left) = parser.known_left() {
+            if parser.whole() == 0 {
+                let length = parser.under_way().saturating_add(left);
+                self.mean = u32::try_from(length).unwrap_or(u32::MAX);
+            }
             // The one that is counted ends there.
             self.until = next.saturating_add(left);
             self.counted = false;
