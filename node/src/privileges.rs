@@ -192,6 +192,8 @@ pub fn get_ahead() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::getpriority_process;
+
     use super::*;
 
     #[test]
@@ -215,6 +217,18 @@ mod tests {
             let error = drop_to(&text.parse().unwrap()).unwrap_err().to_string();
             assert!(error.contains(missing), "{error}");
         }
+    }
+
+    #[test]
+    fn a_thread_gets_ahead_where_it_may_and_no_other_does() {
+        let before = getpriority_process(None).unwrap();
+        let may = capabilities(None).unwrap().effective;
+        allow_ahead();
+        let thread = std::thread::spawn(|| (get_ahead(), getpriority_process(None).unwrap()));
+        let (ahead, nice) = thread.join().unwrap();
+        assert_eq!(nice, if ahead { AHEAD } else { before });
+        assert!(ahead || !may.contains(CapabilitySet::SYS_NICE));
+        assert_eq!(getpriority_process(None).unwrap(), before);
     }
 
     #[test]
