@@ -8,6 +8,7 @@
 mod answer;
 mod event;
 mod head_scan;
+mod partial;
 
 use bytes::Bytes;
 use reprise_traffic::framing::{self, ChunkedDecoder, Framing};
@@ -20,6 +21,7 @@ pub use event::{Arrival, Event, Incomplete, Message, Refusal, Skip};
 pub(crate) use head_scan::{Begin, request_begin};
 
 use head_scan::{HeadScan, MAX_METHOD, Scan};
+use partial::{Fate, Judged, Partial, PartialHead, Rest, may_switch};
 
 /// A longer head is refused. Servers refuse at 8 KiB (Apache) to 32 KiB (nginx).
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -85,56 +87,12 @@ enum State {
     Done,
 }
 
-/// A head that came in several pieces.
-#[derive(Debug)]
-struct PartialHead {
-    /// The first byte.
-    began: Arrival,
-    bytes: Vec<u8>,
-    scan: HeadScan,
-    judged: Judged,
-}
-
-/// How much of the request line was found to be as it should be; no byte is judged over and over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Judged {
-    Nothing,
-    Method,
-    Line,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
     Nothing,
     Requests,
     Upgrade,
     Rubbish,
-}
-
-/// A request whose head is complete.
-#[derive(Debug)]
-struct Partial {
-    began_ns: u64,
-    head: Head,
-    fate: Fate,
-    rest: Rest,
-    body: BodyMut,
-    /// What the server answered before the body was complete, or before the capture showed it.
-    verdict: Option<Verdict>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Keep,
-    Skip(Skip),
-    /// Incomplete, and counted as such.
-    Spoiled,
-}
-
-#[derive(Debug)]
-enum Rest {
-    Length(u64),
-    Chunked(ChunkedDecoder),
 }
 
 const BETWEEN: State = State::Between { after_cr: false };
@@ -595,51 +553,6 @@ impl RequestParser {
             Fate::Spoiled => {}
         }
     }
-}
-
-impl PartialHead {
-    /// Whether the part that is there asks for a tunnel or another protocol.
-    fn may_switch(&self) -> bool {
-        let mut lines = self.bytes.split(|b| *b == b'\n').skip(1);
-        self.bytes.starts_with(b"CONNECT ")
-            || lines.any(|line| {
-                line.get(..8)
-                    .is_some_and(|name| name.eq_ignore_ascii_case(b"upgrade:"))
-            })
-    }
-
-    /// Whether this can be HTTP; what can't is refused early, before up to [`MAX_HEAD`] bytes of it are held.
-    fn judge_line(&mut self, line_is_complete: bool) -> bool {
-        let judge = match self.judged {
-            Judged::Nothing => true,
-            Judged::Method => line_is_complete,
-            Judged::Line => false,
-        };
-        if judge {
-            self.judged = match request_begin(&self.bytes) {
-                Begin::No => return false,
-                Begin::Unsure => Judged::Nothing,
-                Begin::Likely | Begin::Odd => Judged::Method,
-                Begin::Yes => Judged::Line,
-            };
-        }
-        true
-    }
-}
-
-impl Partial {
-    fn spoil(&mut self, cause: Incomplete, sink: &mut impl FnMut(Event)) {
-        if self.fate != Fate::Spoiled {
-            self.fate = Fate::Spoiled;
-            self.body = BodyMut::default();
-            sink(Event::Incomplete(cause));
-        }
-    }
-}
-
-/// Whether the server may answer by changing the protocol.
-fn may_switch(head: &Head) -> bool {
-    head.method() == "CONNECT" || head.header("upgrade").is_some()
 }
 
 fn expects_continue(head: &Head) -> bool {
