@@ -55,7 +55,7 @@ pub trait Sink {
     /// Takes the next.
     fn take(&mut self, request: Captured);
 
-    /// All that was there is taken: the next packets are yet to come.
+    /// Much was taken, or all that was there: what is whole goes on.
     fn caught_up(&mut self) {}
 }
 

@@ -214,6 +214,7 @@ impl Intake {
             self.emptied.notify_waiters();
         }
         drop(inner);
+        self.room.notify_all();
         self.changed.notify_one();
         lost
     }
@@ -221,6 +222,7 @@ impl Intake {
     /// The relay of a stream has custody of a batch and of all before it.
     pub(crate) fn accepted(&self, stream: StreamId, batch: u64) {
         self.lock().window.accepted(stream, batch);
+        self.room.notify_all();
     }
 
     /// What is on a stream and not settled.

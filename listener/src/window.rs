@@ -7,7 +7,7 @@
 //!
 //! A request that takes a large part of the room that is left is entrusted to its relay as soon as that has custody: its
 //! bytes are let go here, and it can't be sent again. Where there is no room for two more of its size, each part of its
-//! body is let go as soon as it is on the wire. A relay that dies takes such a request along, and it ends as unknown. The
+//! body is let go as soon as it is on the wire, from when it is queued for the stream. A relay that dies takes such a request along, and it ends as unknown. The
 //! alternative is to have no room for the next one, which is lost for certain.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -119,13 +119,17 @@ const LARGE: usize = 256 * 1024;
 /// Queues with less room than this are not made smaller.
 const SMALL: usize = 1024;
 
-/// The same exchange, of whose body each chunk is counted until it is on the wire.
+/// The same exchange, of whose bodies each chunk is counted until it is on the wire.
 fn passing(exchange: Exchange, budget: &Arc<Budget>) -> Arc<Exchange> {
     let Exchange { id, mut request } = exchange;
-    let size = request.size();
-    let chunks = request.body.chunks().iter();
-    request.body = chunks.map(|chunk| budget.hold(chunk.clone())).collect();
-    budget.give(size - request.body.len());
+    let mut size = request.size();
+    let answer = request.answer.as_mut().map(|answer| &mut answer.body);
+    for body in std::iter::once(&mut request.body).chain(answer) {
+        let held = body.chunks().iter().map(|chunk| budget.hold(chunk.clone()));
+        *body = held.collect();
+        size -= body.len();
+    }
+    budget.give(size);
     Arc::new(Exchange { id, request })
 }
 

@@ -11,7 +11,10 @@ use std::str::FromStr;
 use anyhow::{Context as _, anyhow, bail};
 use nix::unistd::{Group, User, getgrouplist};
 use rustix::io::Errno;
-use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getrlimit, setrlimit};
+use rustix::process::{
+    Gid, Resource, Rlimit, Uid, getegid, geteuid, getpriority_process, getrlimit,
+    setpriority_process, setrlimit,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities,
     set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -154,14 +157,14 @@ pub fn set_nice(nice: u8) -> anyhow::Result<()> {
     if nice > 19 {
         bail!("nice {nice} is not from 0 to 19");
     }
-    rustix::process::setpriority_process(None, i32::from(nice)).context("set niceness")
+    setpriority_process(None, i32::from(nice)).context("set niceness")
 }
 
 /// The niceness of a thread that must not wait long: it reads what the kernel keeps for some milliseconds only.
 const AHEAD: i32 = -5;
 
 /// Lets threads of this process call [`get_ahead`] later, also once its other rights are given up. Without effect
-/// where the process has no right to that (`CAP_SYS_NICE`); what the system grants anyhow (`LimitNICE=`) stays.
+/// where the process may not raise its limits (`CAP_SYS_RESOURCE`); what the system grants anyhow (`LimitNICE=`) stays.
 pub fn allow_ahead() {
     // The kernel counts from 20 downwards (getrlimit(2), RLIMIT_NICE).
     let needed = Some((20 - AHEAD).unsigned_abs().into());
@@ -179,21 +182,19 @@ pub fn allow_ahead() {
             needed
         },
     };
-    if let Err(error) = setrlimit(Resource::Nice, limit) {
-        tracing::debug!(%error, "no right to threads that are ahead of others");
-    }
+    // Without it capture works too, and threads say whether they got ahead.
+    let _ = setrlimit(Resource::Nice, limit);
 }
 
-/// Puts the calling thread ahead of others. False where the process has no right to that.
+/// Puts the calling thread ahead of others. False where the process has no right to that, or has a niceness already:
+/// somebody decided otherwise.
 pub fn get_ahead() -> bool {
     // For Linux "the process" 0 is this thread.
-    rustix::process::setpriority_process(None, AHEAD).is_ok()
+    getpriority_process(None) == Ok(0) && setpriority_process(None, AHEAD).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::getpriority_process;
-
     use super::*;
 
     #[test]
@@ -227,7 +228,12 @@ mod tests {
         let thread = std::thread::spawn(|| (get_ahead(), getpriority_process(None).unwrap()));
         let (ahead, nice) = thread.join().unwrap();
         assert_eq!(nice, if ahead { AHEAD } else { before });
-        assert!(ahead || !may.contains(CapabilitySet::SYS_NICE));
+        assert!(ahead || before != 0 || !may.contains(CapabilitySet::SYS_NICE));
+        let yielding = std::thread::spawn(|| {
+            setpriority_process(None, 19).unwrap();
+            get_ahead()
+        });
+        assert!(!yielding.join().unwrap());
         assert_eq!(getpriority_process(None).unwrap(), before);
     }
 

@@ -125,13 +125,10 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Threads::Few(threads) = work.threads {
         runtime.worker_threads(threads).max_blocking_threads(4);
     }
-    // Gives memory back also while the process has nothing to do. Threads begin only now that rights are given up.
-    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
-        tracing::debug!(%error, "no background thread for the allocator");
-    }
     let runtime = runtime.enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let telemetry = telemetry::init(&telemetry)?;
+        give_memory_back();
         let outcome = work.doing.await;
         telemetry.shutdown().await;
         outcome
@@ -139,6 +136,16 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     // A name that is being looked up must not hold up the end.
     runtime.shutdown_background();
     outcome
+}
+
+/// Has the allocator give memory back also while the process has nothing to do. Its thread begins only now that rights
+/// are given up.
+fn give_memory_back() {
+    use tikv_jemalloc_ctl::{background_thread, max_background_threads};
+    let begun = max_background_threads::write(1).and_then(|()| background_thread::write(true));
+    if let Err(error) = begun {
+        tracing::debug!(%error, "no background thread for the allocator");
+    }
 }
 
 fn telemetry_settings(cli: &Cli) -> TelemetrySettings {

@@ -208,8 +208,8 @@ impl Buf for Reader<'_> {
 
 /// A body that grows as its bytes arrive.
 ///
-/// Announced lengths are mere words: memory is reserved for what came. Each byte is moved once, but for the first few of
-/// a body of unknown length.
+/// Announced lengths are mere words: memory is reserved for what came. Each byte is copied once, and those of the first
+/// chunk, which grows, once more.
 #[derive(Debug, Default)]
 pub struct BodyMut {
     /// The first chunk, while it grows.
@@ -270,8 +270,9 @@ impl BodyMut {
 
     /// Bytes of memory.
     pub fn held(&self) -> usize {
-        let full = self.full.len() * BLOCK + self.full.capacity() * size_of::<Bytes>();
-        self.begin.capacity() + full + self.open.capacity()
+        let full = self.len - self.begin.len() - self.open.len();
+        let list = self.full.capacity() * size_of::<Bytes>();
+        self.begin.capacity() + full + list + self.open.capacity()
     }
 
     /// All of it. Room that was reserved and not used would be held as long as the body, so it is given back where it is
@@ -364,6 +365,9 @@ mod tests {
                 body.chunks().len(),
                 1 + len.saturating_sub(SMALL).div_ceil(BLOCK)
             );
+            let Chunks::One(bytes) = body.0 else { continue };
+            let room = bytes.try_into_mut().unwrap().capacity();
+            assert!(room <= len + len / 8, "{room} for {len}");
         }
         assert!(Body::default().chunks().is_empty());
     }

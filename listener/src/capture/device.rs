@@ -25,8 +25,8 @@ pub(super) const SNAP_LENGTH: i32 = 262_144;
 /// the delay stays small.
 const BLOCK_TIMEOUT_MS: i32 = 1;
 
-/// Packets between two looks at the clock and the stop flag.
-pub(super) const BATCH: usize = 4096;
+/// Packets between two looks at the clock and the stop flag; what is whole by then goes on.
+pub(super) const BATCH: usize = 1024;
 
 /// DLT_LINUX_SLL2: the protocol and the interface, and no link layer.
 const COOKED: Linktype = Linktype(276);

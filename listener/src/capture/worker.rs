@@ -100,6 +100,7 @@ impl<S: Sink> Worker<S> {
                 self.scan(&device);
             }
             if read == BATCH {
+                self.sink.caught_up();
                 continue;
             }
             // The clock counts only once all packets before it are taken.

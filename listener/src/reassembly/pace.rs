@@ -32,7 +32,7 @@ impl Pace {
         }
         self.counted = true;
         if let Some(left) = parser.known_left() {
-            if parser.whole() == 0 {
+            if self.mean == 0 {
                 let length = parser.under_way().saturating_add(left);
                 self.mean = u32::try_from(length).unwrap_or(u32::MAX);
             }

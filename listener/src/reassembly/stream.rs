@@ -352,7 +352,8 @@ impl Stream {
     fn reset(&mut self, segment: &Segment<'_>, context: &mut Context<'_, impl FnMut(Event)>) {
         let ahead = self.place(segment.sequence) - self.next as i64;
         // One from an earlier connection of the same ports lies elsewhere.
-        if !(-1..PLAUSIBLE).contains(&ahead) {
+        let place = self.place(segment.sequence);
+        if ahead < -1 || !is_plausible(place, self.next, self.pending.end()) {
             return;
         }
         // Segments that the reset overtook on its way to the capture are yet to come.

@@ -218,7 +218,10 @@ fn what_was_never_sent_cannot_be_settled() {
 #[derive(Debug, Clone)]
 enum Step {
     Admit,
+    /// More than a fifth of the budget.
+    AdmitLarge,
     Take,
+    Accept,
     Settle(u8),
     Break,
 }
@@ -226,8 +229,10 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Admit),
+        1 => Just(Step::AdmitLarge),
         2 => Just(Step::Take),
         3 => any::<u8>().prop_map(Step::Settle),
+        1 => Just(Step::Accept),
         1 => Just(Step::Break),
     ]
 }
@@ -240,12 +245,14 @@ proptest! {
         let now = Instant::now();
         let mut stream = StreamId(0);
         window.open(stream, MANY, true);
-        let mut admitted = 0_u64;
+        let (mut admitted, mut entrusted) = (0_u64, 0);
         let mut settled: BTreeMap<u64, u32> = BTreeMap::new();
         let mut sent: Vec<u64> = Vec::new();
         for step in steps {
             match step {
                 Step::Admit => admitted += u64::from(window.admit(request(1)).is_ok()),
+                Step::AdmitLarge => admitted += u64::from(window.admit(request(LARGE)).is_ok()),
+                Step::Accept => window.accepted(stream, 1),
                 Step::Take => sent.extend(sequences(&window.take(stream, 1, MANY, now))),
                 Step::Settle(n) if !sent.is_empty() => {
                     let sequence = sent[n as usize % sent.len()];
@@ -255,21 +262,22 @@ proptest! {
                 }
                 Step::Settle(_) => {}
                 Step::Break => {
-                    window.close(stream);
+                    entrusted += window.close(stream).entrusted;
                     stream = StreamId(stream.0 + 1);
                     window.open(stream, MANY, true);
                 }
             }
-            prop_assert_eq!(window.unsettled() as u64 + settled.len() as u64, admitted);
+            let ended = settled.len() as u64 + entrusted;
+            prop_assert_eq!(window.unsettled() as u64 + ended, admitted);
         }
-        window.close(stream);
+        entrusted += window.close(stream).entrusted;
         stream = StreamId(stream.0 + 1);
         window.open(stream, MANY, true);
         for sequence in sequences(&window.take(stream, 1, MANY, now)) {
             prop_assert!(window.settle(sequence));
             *settled.entry(sequence).or_default() += 1;
         }
-        prop_assert_eq!(settled.len() as u64, admitted);
+        prop_assert_eq!(settled.len() as u64 + entrusted, admitted);
         prop_assert!(settled.values().all(|n| *n == 1));
         prop_assert_eq!(window.settled_below(), admitted);
         prop_assert_eq!(window.used(), Room { bytes: 0, exchanges: 0 });
