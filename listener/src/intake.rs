@@ -265,6 +265,9 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use bytes::Bytes;
     use reprise_traffic::{Head, Source};
 
@@ -377,6 +380,36 @@ mod tests {
         intake.wait_for_room(0, &AtomicBool::new(false));
         intake.admit_waited(request(1));
         assert_eq!(intake.report().captured, 1);
+    }
+
+    #[test]
+    fn who_waits_goes_on_when_a_relay_dies_with_all_there_was() {
+        let (_budget, intake) = small(1 << 20);
+        let large = Captured {
+            body: vec![0; 600_000].into(),
+            ..request(1)
+        };
+        intake.admit_waited(large);
+        let all = Room {
+            bytes: usize::MAX,
+            exchanges: usize::MAX,
+        };
+        intake.open(StreamId(1), all, true);
+        let (parcels, _) = intake.take(StreamId(1), 1, all);
+        let (stop, (woken, wakes)) = (AtomicBool::new(false), mpsc::channel());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                intake.wait_for_room(0, &stop);
+                woken.send(()).unwrap();
+            });
+            let early = wakes.recv_timeout(Duration::from_millis(50));
+            drop(parcels);
+            assert_eq!(intake.close(StreamId(1)).entrusted, 1);
+            let late = wakes.recv_timeout(Duration::from_secs(10));
+            stop.store(true, Ordering::Relaxed);
+            intake.wake_readers();
+            assert!(early.is_err() && late.is_ok());
+        });
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn standard_input_waits_for_room() {
     command.args(["run", "--admin", &admin(), "--to", &staging.url()]);
     command.args(["--methods", "any", "--read", "-"]);
     // What is left for requests is 4 MiB.
-    command.args(["--memory", "28MiB", "--max-exchange", "1MiB"]);
+    command.args(["--memory", "36MiB", "--max-exchange", "1MiB"]);
     let finished = run(command, LIMIT).unwrap();
     assert!(finished.status.success(), "{}", finished.stderr);
     assert!(
