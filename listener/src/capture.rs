@@ -16,6 +16,7 @@ mod filter;
 mod interfaces;
 mod opening;
 mod pattern;
+mod precedence;
 mod program;
 mod scope;
 mod socket;

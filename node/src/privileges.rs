@@ -161,7 +161,7 @@ pub fn set_nice(nice: u8) -> anyhow::Result<()> {
 }
 
 /// The niceness of a thread that must not wait long: it reads what the kernel keeps for some milliseconds only.
-const AHEAD: i32 = -5;
+const AHEAD: i32 = -15;
 
 /// Lets threads of this process call [`get_ahead`] later, also once its other rights are given up. Without effect
 /// where the process may not raise its limits (`CAP_SYS_RESOURCE`); what the system grants anyhow (`LimitNICE=`) stays.
@@ -191,6 +191,12 @@ pub fn allow_ahead() {
 pub fn get_ahead() -> bool {
     // For Linux "the process" 0 is this thread.
     getpriority_process(None) == Ok(0) && setpriority_process(None, AHEAD).is_ok()
+}
+
+/// Puts the calling thread back among all others.
+pub fn queue_up() {
+    // To yield is everybody's right.
+    let _ = setpriority_process(None, 0);
 }
 
 #[cfg(test)]

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reprise_node::{LogLimit, privileges};
+use reprise_node::LogLimit;
 
 use super::Sink;
 use super::device::{BATCH, Device, Fanout};
 use super::interfaces::{self, Present};
 use super::opening;
+use super::precedence::Precedence;
 use super::scope::Scope;
 use crate::edge::{Edge, EdgeEvent};
 use crate::packet::Decoder;
@@ -55,14 +56,13 @@ pub(super) struct Worker<S> {
 impl<S: Sink> Worker<S> {
     /// Captures until it is told to stop.
     pub(super) fn run(mut self, device: Device) {
-        let ahead = privileges::get_ahead();
-        tracing::debug!(ahead, "a capture thread begins");
+        let mut precedence = Precedence::take();
         let mut reassembler = Reassembler::new(self.reassembly.clone(), self.edge.clone());
         self.count_interface_drops();
         let mut device = Some(device);
         while !self.stop.load(Ordering::Relaxed) {
             device = match device {
-                Some(device) => self.follow(device, &mut reassembler),
+                Some(device) => self.follow(device, &mut reassembler, &mut precedence),
                 None => self.reopen(&mut reassembler),
             };
         }
@@ -78,7 +78,12 @@ impl<S: Sink> Worker<S> {
     }
 
     /// Reads until told to stop, which gives the device back, or until it fails.
-    fn follow(&mut self, mut device: Device, reassembler: &mut Reassembler) -> Option<Device> {
+    fn follow(
+        &mut self,
+        mut device: Device,
+        reassembler: &mut Reassembler,
+        precedence: &mut Precedence,
+    ) -> Option<Device> {
         let mut drops_at = Instant::now();
         let mut scan_at = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
@@ -91,6 +96,7 @@ impl<S: Sink> Worker<S> {
                     return None;
                 }
             };
+            precedence.look();
             if drops_at.elapsed() >= DROPS_EVERY {
                 drops_at = Instant::now();
                 self.count_drops(&mut device);
