@@ -161,7 +161,7 @@ pub fn set_nice(nice: u8) -> anyhow::Result<()> {
 }
 
 /// The niceness of a thread that must not wait long: it reads what the kernel keeps for some milliseconds only.
-const AHEAD: i32 = -15;
+const AHEAD: i32 = -5;
 
 /// Lets threads of this process call [`get_ahead`] later, also once its other rights are given up. Without effect
 /// where the process may not raise its limits (`CAP_SYS_RESOURCE`); what the system grants anyhow (`LimitNICE=`) stays.
