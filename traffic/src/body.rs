@@ -286,6 +286,9 @@ impl BodyMut {
         if unused > self.len / 8 {
             last.shrink_to_fit();
         }
+        if self.full.is_empty() {
+            return Body::from(last);
+        }
         self.full.push(last.into());
         self.full.into_iter().collect()
     }

@@ -50,6 +50,11 @@ impl Precedence {
         let share = used.saturating_sub(self.used).as_secs_f64() / elapsed.as_secs_f64();
         self.looked += elapsed;
         self.used = used;
+        self.decide(share);
+    }
+
+    /// By the share of one processor that the thread used.
+    fn decide(&mut self, share: f64) {
         if self.ahead && share > BUSY {
             privileges::queue_up();
             self.ahead = false;
@@ -82,23 +87,10 @@ mod tests {
             let nice = || getpriority_process(None).unwrap();
             let first = nice();
             assert!(first < 0);
-            // As if it had been looked at long ago, and had used nothing since, or all of it.
-            let long = Duration::from_secs(100);
-            let mut look_after = |busy: bool| {
-                precedence.looked = Instant::now() - long;
-                precedence.used = cpu_time();
-                if busy {
-                    precedence.looked = Instant::now() - EVERY;
-                    precedence.used = Duration::ZERO;
-                    while cpu_time() < EVERY {}
-                    precedence.looked = Instant::now() - EVERY;
-                }
-                precedence.look();
-                nice()
-            };
-            assert_eq!(look_after(false), first);
-            assert_eq!(look_after(true), 0);
-            assert_eq!(look_after(false), first);
+            for (share, expected) in [(0.4, first), (0.6, 0), (0.4, 0), (0.2, first)] {
+                precedence.decide(share);
+                assert_eq!(nice(), expected, "at a share of {share}");
+            }
         });
         thread.join().unwrap();
     }
