@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::capture::{self, CaptureSpec, NamePattern, Tunnel};
 use crate::governor::CpuLimit;
 use crate::packet::VniRule;
+use crate::reading::pace::{Pacing, Rate, Repeat, Speed, Stage};
 use crate::reassembly::{Answers, Limits};
 use crate::{SourceSettings, budget, reading};
 
@@ -55,10 +56,22 @@ pub struct Config {
     pub nice: u8,
     /// Where proxies send copies of requests.
     pub mirror: Vec<ListenAddress>,
-    /// Capture files to read, one after the other; `-` is standard input.
+    /// Capture files and recordings to read, as one stream; `-` is standard input.
     pub read: Vec<PathBuf>,
     /// Ports that servers listen on in those files; none for any.
     pub read_port: Vec<u16>,
+    /// Production's pace times this; `"max"` for as fast as possible.
+    pub speed: Option<Speed>,
+    /// Evenly, at this rate.
+    pub rate: Option<Rate>,
+    /// At a rate that changes.
+    pub stages: Vec<Stage>,
+    /// How often what is read is replayed.
+    #[serde(rename = "loop")]
+    pub repeat: Repeat,
+    /// The longest pause.
+    #[serde(with = "duration::option")]
+    pub max_gap: Option<Duration>,
     /// Relays, `HOST:PORT`, in a cluster without etcd.
     pub relay: Vec<String>,
     /// etcd's endpoints, `http://HOST:PORT`: relays come from there.
@@ -98,6 +111,11 @@ impl Default for Config {
             mirror: Vec::new(),
             read: Vec::new(),
             read_port: Vec::new(),
+            speed: None,
+            rate: None,
+            stages: Vec::new(),
+            repeat: Repeat::default(),
+            max_gap: None,
             relay: Vec::new(),
             etcd: Vec::new(),
             discard: false,
@@ -127,6 +145,13 @@ impl Config {
         };
         let reading = reading::Settings {
             files: self.read.clone(),
+            pacing: Pacing {
+                speed: self.speed,
+                rate: self.rate,
+                stages: self.stages.clone(),
+                max_gap: self.max_gap,
+                repeat: self.repeat,
+            },
             ports: self.read_port.clone(),
             vni: self.vni.clone(),
             // In files they are there in any case.

@@ -80,6 +80,8 @@ pub enum EdgeEvent {
     ShedCpu,
     /// Requests of sessions that were left out because memory was short.
     ShedMemory,
+    /// Records of a recording that hold nothing, or can't be read.
+    BadRecord,
     /// Connections to the mirror endpoint.
     MirrorConnections,
     /// Connections to the mirror endpoint that were turned away because there were too many.
@@ -90,7 +92,7 @@ const COUNT: usize = EdgeEvent::ALL.len();
 
 impl EdgeEvent {
     /// Every event, in the order of declaration.
-    pub const ALL: [EdgeEvent; 37] = [
+    pub const ALL: [EdgeEvent; 38] = [
         EdgeEvent::Packets,
         EdgeEvent::Bytes,
         EdgeEvent::KernelDropped,
@@ -126,6 +128,7 @@ impl EdgeEvent {
         EdgeEvent::TooLarge,
         EdgeEvent::ShedCpu,
         EdgeEvent::ShedMemory,
+        EdgeEvent::BadRecord,
         EdgeEvent::MirrorConnections,
         EdgeEvent::MirrorTurnedAway,
     ];
@@ -168,6 +171,7 @@ impl EdgeEvent {
             EdgeEvent::TooLarge => "too_large",
             EdgeEvent::ShedCpu => "shed_cpu",
             EdgeEvent::ShedMemory => "shed_memory",
+            EdgeEvent::BadRecord => "bad_record",
             EdgeEvent::MirrorConnections => "mirror_connections",
             EdgeEvent::MirrorTurnedAway => "mirror_turned_away",
         }
@@ -268,7 +272,7 @@ mod tests {
         let snapshot = edge.snapshot();
         assert_eq!(snapshot.len(), EdgeEvent::ALL.len());
         assert_eq!(snapshot["packets"], 1);
-        assert_eq!(snapshot["mirror_turned_away"], 37);
+        assert_eq!(snapshot["mirror_turned_away"], 38);
     }
 
     #[test]

@@ -49,6 +49,14 @@ struct Inner {
     unannounced: usize,
 }
 
+/// When a request is to leave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Due {
+    pub(crate) instant: Instant,
+    /// The same for other hosts.
+    pub(crate) unix_ns: u64,
+}
+
 /// Whoever ships is told once so much is there, however much more is to come at once.
 const ANNOUNCE: usize = 256 << 10;
 
@@ -107,12 +115,7 @@ impl Intake {
             inner.books.dropped(DropReason::ListenerFull, 1);
             return;
         }
-        inner.unannounced += size;
-        let enough = inner.unannounced >= ANNOUNCE;
-        drop(inner);
-        if enough {
-            self.announce();
-        }
+        self.taken_in(inner, size);
     }
 
     /// Tells the one who ships what was taken in, as one: waking it up costs more than a small request.
@@ -130,12 +133,16 @@ impl Intake {
     pub(crate) fn wait_for_room(&self, own: usize, stop: &AtomicBool) {
         let is_short = |inner: &mut Inner| {
             let window = &inner.window;
-            let (used, limit) = (self.budget.used(), self.budget.limit());
-            let full = window.unsettled() >= READ_AHEAD
-                || window.is_full()
-                || used.saturating_sub(own) > limit.saturating_sub(own) / 2;
+            let full =
+                window.unsettled() >= READ_AHEAD || window.is_full() || self.is_half_used(own);
             full && window.unsettled() > 0 && !stop.load(Ordering::Relaxed)
         };
+        let mut inner = self.lock();
+        if !is_short(&mut inner) {
+            return;
+        }
+        drop(inner);
+        self.announce();
         let waited = self.room.wait_while(self.lock(), is_short);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
@@ -149,11 +156,50 @@ impl Intake {
 
     /// Counts a captured request and takes it in, after [`Intake::wait_for_room`].
     pub(crate) fn admit_waited(&self, request: Captured) {
+        let size = request.size();
         let mut inner = self.lock();
         inner.books.captured();
-        inner.window.admit_waited(request);
+        inner.window.admit_waited(request, None);
+        self.taken_in(inner, size);
+    }
+
+    /// Counts a captured request and takes it in, to be sent when it is due. It waits for room until then, but no longer:
+    /// a schedule waits for nobody. Without room it is counted as dropped.
+    pub(crate) fn admit_due(&self, request: Captured, due: Due, own: usize, stop: &AtomicBool) {
+        let size = request.size();
+        let is_short = |inner: &mut Inner| {
+            !stop.load(Ordering::Relaxed) && (inner.window.is_full() || self.is_half_used(own))
+        };
+        let mut inner = self.lock();
+        inner.books.captured();
+        if is_short(&mut inner) {
+            drop(inner);
+            self.announce();
+            let left = due.instant.saturating_duration_since(Instant::now());
+            let waited = self.room.wait_timeout_while(self.lock(), left, is_short);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if is_short(&mut inner) {
+                inner.books.dropped(DropReason::ListenerFull, 1);
+                return;
+            }
+        }
+        inner.window.admit_waited(request, Some(due.unix_ns));
+        self.taken_in(inner, size);
+    }
+
+    fn taken_in(&self, mut inner: MutexGuard<'_, Inner>, size: usize) {
+        inner.unannounced += size;
+        let enough = inner.unannounced >= ANNOUNCE;
         drop(inner);
-        self.changed.notify_one();
+        if enough {
+            self.announce();
+        }
+    }
+
+    /// The other half is for live sources, which can't wait. What the caller holds itself doesn't count.
+    fn is_half_used(&self, own: usize) -> bool {
+        let (used, limit) = (self.budget.used(), self.budget.limit());
+        used.saturating_sub(own) > limit.saturating_sub(own) / 2
     }
 
     /// Counts a captured request that goes nowhere: as ended for all targets, of which there are none.

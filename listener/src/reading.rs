@@ -1,14 +1,21 @@
-//! Capture files as a source: what a file or a pipe holds enters like what is captured live, but can wait.
+//! Recordings as a source: what files and pipes hold enters like what is captured live, but can wait.
 //!
-//! What enters: capture files (pcap, pcapng, packed or not) and pipes of them. What leaves: whole requests, in order
-//! within each connection, into the window. What may be lost: requests that aren't whole in the file, counted as those
-//! of a live capture; what lies behind the place where a file is cut off, which a warning names. Nothing is shed or
-//! dropped because it comes from a file: while the window is full, the reader waits.
+//! What enters: capture files (pcap, pcapng) and recordings (`.gor`), packed or not, and pipes of them. What leaves: whole
+//! requests into the window; of files in order of time, each with the instant at which it is due ([`pace`]), of pipes as
+//! they come. What may be lost: requests that aren't whole, counted as those of a live capture; what lies behind the
+//! place where a file is cut off, which a warning names. Nothing is shed because it comes from a file. Without a pace
+//! nothing is dropped either: while the window is full, the reader waits. A schedule doesn't wait: what finds no room by
+//! the time at which it is due is dropped, and counted.
 //!
-//! file --packets--> reassembly --requests--> window. When the window is full: the reader waits.
+//! file --packets, records--> requests, in order of time --> window.
 
+mod merge;
+pub mod pace;
 mod pipe;
 mod reader;
+pub mod record;
+mod recording;
+mod timetable;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,8 +31,11 @@ use crate::edge::Edge;
 use crate::intake::Intake;
 use crate::packet::VniRule;
 use crate::reassembly::{self, Answers, Limits, Ports};
+use merge::Files;
+use pace::Pacing;
 use pipe::Stop;
-use reader::Reader;
+use reader::{Part, Reader};
+use recording::Wanted;
 
 /// What stands for standard input.
 pub const STDIN: &str = "-";
@@ -33,8 +43,10 @@ pub const STDIN: &str = "-";
 /// What to read, and what to look for in it.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Files, one after the other; [`STDIN`] is standard input.
+    /// Files, as one stream; [`STDIN`] is standard input.
     pub files: Vec<PathBuf>,
+    /// When their requests leave; of pipes as they come, unless a pace is set.
+    pub pacing: Pacing,
     /// Ports that servers listen on; none for any.
     pub ports: Vec<u16>,
     /// Virtual networks to look into.
@@ -49,6 +61,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             files: Vec::new(),
+            pacing: Pacing::default(),
             ports: Vec::new(),
             vni: Vec::new(),
             answers: Answers::Watched,
@@ -69,6 +82,12 @@ impl Settings {
         if self.files.is_empty() && !self.ports.is_empty() {
             bail!("--read-port says what to look for in the files of --read: give one");
         }
+        if self.files.is_empty() && self.pacing != Pacing::default() {
+            bail!(
+                "--speed, --rate, --stages, --loop and --max-gap are about the files of --read: give one"
+            );
+        }
+        self.pacing.check().map_err(anyhow::Error::msg)?;
         Ok(())
     }
 
@@ -95,23 +114,45 @@ fn is_stdin(file: &Path) -> bool {
 #[derive(Debug)]
 pub struct Opened {
     settings: Settings,
+    parts: Vec<Part>,
     budget: Arc<Budget>,
 }
 
-/// Looks at the files' headers. A pipe is looked at when its turn comes, because its header may be long in coming.
+/// Looks at the files' headers. A pipe is looked at when its turn comes, because its header may be long in
+/// coming.
 ///
 /// # Errors
-/// One line, when a file can't be read or is no capture.
+/// One line, when a file can't be read, or is neither a capture nor a recording.
 pub fn open(settings: Settings, budget: Arc<Budget>) -> anyhow::Result<Opened> {
     settings.check()?;
-    for file in &settings.files {
-        reader::look_at(file)?;
+    let mut parts = Vec::new();
+    let mut files = Vec::new();
+    let is_paced = settings.pacing != Pacing::default();
+    for path in &settings.files {
+        let is_pipe = merge::is_pipe(path)?;
+        if is_pipe && settings.pacing.is_repeated() {
+            bail!(
+                "--read {}: what comes through a pipe can't be read again",
+                path.display()
+            );
+        }
+        match is_pipe && !is_paced {
+            true => parts.push(Part::Pipe(path.clone())),
+            false => files.push(path.clone()),
+        }
     }
-    Ok(Opened { settings, budget })
+    if !files.is_empty() {
+        parts.insert(0, Part::Files(Files::look_at(&files)?));
+    }
+    Ok(Opened {
+        settings,
+        parts,
+        budget,
+    })
 }
 
 impl Opened {
-    /// Starts the thread that reads one file after the other into `intake`, or only counts where that `discards`.
+    /// Starts the thread that reads all into `intake`, or only counts where that `discards`.
     ///
     /// # Errors
     /// If the system grants no thread, or nothing to stop it by.
@@ -130,22 +171,25 @@ impl Opened {
             unreadable: unreadable.clone(),
             thread: None,
         };
-        if self.settings.files.is_empty() {
+        if self.parts.is_empty() {
             done.cancel();
             return Ok(reading);
         }
         let mut reader = Reader {
-            reassembly: self.settings.reassembly(&self.budget),
-            vni: self.settings.vni.iter().copied().collect(),
-            edge: edge.clone(),
+            wanted: Wanted {
+                reassembly: self.settings.reassembly(&self.budget),
+                vni: self.settings.vni.iter().copied().collect(),
+                edge: edge.clone(),
+                stop,
+            },
+            pacing: self.settings.pacing,
             intake: intake.clone(),
             discards,
-            stop,
         };
-        let files = self.settings.files;
+        let parts = self.parts;
         let run = move || {
             let _done = done.drop_guard();
-            unreadable.store(reader.read_all(&files), Ordering::Relaxed);
+            unreadable.store(reader.read_all(parts), Ordering::Relaxed);
         };
         let thread = std::thread::Builder::new().name("read".to_owned());
         reading.thread = Some(thread.spawn(run)?);

@@ -121,7 +121,11 @@ const SMALL: usize = 1024;
 
 /// The same exchange, of whose bodies each chunk is counted until it is on the wire.
 fn passing(exchange: Exchange, budget: &Arc<Budget>) -> Arc<Exchange> {
-    let Exchange { id, mut request } = exchange;
+    let Exchange {
+        id,
+        due_ns,
+        mut request,
+    } = exchange;
     let mut size = request.size();
     let answer = request.answer.as_mut().map(|answer| &mut answer.body);
     for body in std::iter::once(&mut request.body).chain(answer) {
@@ -130,7 +134,11 @@ fn passing(exchange: Exchange, budget: &Arc<Budget>) -> Arc<Exchange> {
         size -= body.len();
     }
     budget.give(size);
-    Arc::new(Exchange { id, request })
+    Arc::new(Exchange {
+        id,
+        due_ns,
+        request,
+    })
 }
 
 impl Window {
@@ -161,15 +169,15 @@ impl Window {
         if self.is_full() || !self.budget.take_moved(size + OVERHEAD + SLOT) {
             return Err(Full);
         }
-        self.push(request, size);
+        self.push(request, None, size);
         Ok(())
     }
 
-    /// Takes in a request that has waited for room, whatever others have taken meanwhile.
-    pub fn admit_waited(&mut self, request: Captured) {
+    /// Takes in a request that has waited for room, whatever others have taken meanwhile; to be sent when it is due.
+    pub fn admit_waited(&mut self, request: Captured, due_ns: Option<u64>) {
         let size = request.size();
         self.budget.take(size + OVERHEAD + SLOT);
-        self.push(request, size);
+        self.push(request, due_ns, size);
     }
 
     /// True where no more exchanges fit, however small.
@@ -178,7 +186,7 @@ impl Window {
             || self.slots.len() >= self.exchanges.saturating_mul(SPAN)
     }
 
-    fn push(&mut self, request: Captured, size: usize) {
+    fn push(&mut self, request: Captured, due_ns: Option<u64>, size: usize) {
         let sequence = self.base + self.slots.len() as u64;
         let id = ExchangeId {
             epoch: self.epoch.clone(),
@@ -187,7 +195,11 @@ impl Window {
         self.used.bytes += size;
         self.used.exchanges += 1;
         self.slots.push_back(Slot {
-            content: Content::Here(Arc::new(Exchange { id, request })),
+            content: Content::Here(Arc::new(Exchange {
+                id,
+                due_ns,
+                request,
+            })),
             stream: None,
             first_sent: None,
         });

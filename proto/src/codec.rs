@@ -98,6 +98,7 @@ mod tests {
                 epoch: epoch.clone(),
                 sequence,
             },
+            due_ns: Some(9),
             request: Captured {
                 captured_ns: 7,
                 client: "[::1]:5".parse().unwrap(),

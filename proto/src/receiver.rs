@@ -138,7 +138,11 @@ mod tests {
             sequence: 0,
         };
         let parcel = Parcel {
-            exchange: Arc::new(Exchange { id, request }),
+            exchange: Arc::new(Exchange {
+                id,
+                due_ns: None,
+                request,
+            }),
             target: None,
             resent: None,
             claim: None,

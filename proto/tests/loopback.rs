@@ -57,7 +57,11 @@ fn parcel(epoch: &Arc<Epoch>, sequence: u64) -> Parcel {
         sequence,
     };
     Parcel {
-        exchange: Arc::new(Exchange { id, request }),
+        exchange: Arc::new(Exchange {
+            id,
+            due_ns: (sequence % 2 == 1).then_some(sequence),
+            request,
+        }),
         target: None,
         resent: None,
         claim: None,
@@ -75,7 +79,12 @@ async fn settle(inlet: Inlet) {
         let mut settled = Vec::new();
         for parcel in batch.parcels {
             assert!(parcel.claim.is_some());
-            let Exchange { id, request } = &*parcel.exchange;
+            let Exchange {
+                id,
+                due_ns,
+                request,
+            } = &*parcel.exchange;
+            assert_eq!(*due_ns, (next % 2 == 1).then_some(next));
             assert_eq!((id.sequence, request.captured_ns), (next, next));
             assert!(request.body == vec![next as u8; length(next)][..]);
             next += 1;

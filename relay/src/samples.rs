@@ -23,6 +23,7 @@ pub(crate) fn request(method: &str, sequence: u64) -> Parcel {
             epoch: Arc::new(Epoch::new("web", 1)),
             sequence,
         },
+        due_ns: None,
         request: Captured {
             captured_ns: 0,
             client: ([10, 0, 0, 2], 1000 + sequence as u16).into(),

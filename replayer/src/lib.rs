@@ -1,7 +1,7 @@
 //! The replayer: sends its share of the traffic to the targets.
 //!
 //! What enters: parcels from relays ([`take`]); what came before is recognised ([`dedup`]). Each target has a runner
-//! that keeps sessions in order ([`runner`], [`sessions`]) and a client that sends a request as it was captured
+//! that waits until each is due and keeps sessions in order ([`runner`], [`schedule`], [`sessions`]), and a client that sends a request as it was captured
 //! ([`client`], [`rewrite`], [`connection`], [`response`]). What leaves: requests, and an answer to the relay for
 //! each parcel ([`outbox`]). What may be lost: nothing unsaid; an unsafe request is sent at most once, and where its
 //! end is not known it ends as `unknown`.
@@ -10,6 +10,7 @@ mod dedup;
 mod take;
 
 mod runner;
+mod schedule;
 mod sessions;
 
 mod client;
@@ -27,6 +28,7 @@ pub mod config;
 mod metrics;
 mod run;
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +45,7 @@ pub use run::run;
 pub use tls::TlsError;
 
 use crate::metrics::{Answers, Latencies};
+use crate::schedule::Schedule;
 use crate::sessions::Room;
 use crate::take::Desk;
 
@@ -64,7 +67,14 @@ pub struct Replayer {
 
 impl Replayer {
     /// Starts a replayer; relays come by [`Replayer::accept`]. Of each target so many bytes may be here.
-    pub fn start(node: String, queue_bytes: usize, registry: &mut Registry) -> Replayer {
+    ///
+    /// # Errors
+    /// If the system grants no thread.
+    pub fn start(
+        node: String,
+        queue_bytes: usize,
+        registry: &mut Registry,
+    ) -> io::Result<Replayer> {
         let tally: Arc<Mutex<Tally>> = Arc::default();
         let leaving = CancellationToken::new();
         let metrics = (Latencies::register(registry), Answers::register(registry));
@@ -72,7 +82,9 @@ impl Replayer {
             bytes: queue_bytes,
             jobs: TARGET_JOBS,
         };
-        let desk = Arc::new(Desk::new(tally.clone(), metrics, room, leaving.clone()));
+        let schedule = Schedule::start()?;
+        let desk = Desk::new(tally.clone(), metrics, schedule, room, leaving.clone());
+        let desk = Arc::new(desk);
         let stopped = CancellationToken::new();
         let forgetful = desk.clone();
         tokio::spawn(stopped.clone().run_until_cancelled_owned(async move {
@@ -82,14 +94,14 @@ impl Replayer {
                 forgetful.forget_silent();
             }
         }));
-        Replayer {
+        Ok(Replayer {
             node,
             desk,
             tally,
             leaving,
             stopped,
             relays: TaskTracker::new(),
-        }
+        })
     }
 
     /// Serves a relay's stream.

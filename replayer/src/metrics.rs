@@ -30,34 +30,55 @@ impl MetricConstructor<Histogram> for Buckets {
 
 /// All latencies of a replayer, by target.
 #[derive(Debug, Clone)]
-pub(crate) struct Latencies(Family<TargetLabel, Histogram, Buckets>);
+pub(crate) struct Latencies {
+    answer: Family<TargetLabel, Histogram, Buckets>,
+    lateness: Family<TargetLabel, Histogram, Buckets>,
+}
 
 impl Latencies {
     pub(crate) fn register(registry: &mut Registry) -> Latencies {
-        let family = Family::<TargetLabel, Histogram, Buckets>::new_with_constructor(Buckets);
+        let answer = Family::<TargetLabel, Histogram, Buckets>::new_with_constructor(Buckets);
         registry.register(
             "reprise_replay_latency_seconds",
             "From the first byte sent to a target to the last byte of its answer",
-            family.clone(),
+            answer.clone(),
         );
-        Latencies(family)
+        let lateness = Family::<TargetLabel, Histogram, Buckets>::new_with_constructor(Buckets);
+        registry.register(
+            "reprise_replay_lateness_seconds",
+            "From the instant at which a scheduled request was to be sent to that at which its sending began",
+            lateness.clone(),
+        );
+        Latencies { answer, lateness }
     }
 
     pub(crate) fn of(&self, target: &TargetName) -> Latency {
         let label = TargetLabel {
             target: target.to_string(),
         };
-        Latency(self.0.get_or_create(&label).clone())
+        Latency {
+            answer: self.answer.get_or_create(&label).clone(),
+            lateness: self.lateness.get_or_create(&label).clone(),
+        }
     }
 }
 
 /// The latencies of one target.
 #[derive(Debug)]
-pub(crate) struct Latency(Histogram);
+pub(crate) struct Latency {
+    answer: Histogram,
+    lateness: Histogram,
+}
 
 impl Latency {
+    /// A request was answered, so long after its first byte was sent.
     pub(crate) fn observe(&self, latency: Duration) {
-        self.0.observe(latency.as_secs_f64());
+        self.answer.observe(latency.as_secs_f64());
+    }
+
+    /// A request is being sent, so long after it was due.
+    pub(crate) fn late(&self, lateness: Duration) {
+        self.lateness.observe(lateness.as_secs_f64());
     }
 }
 

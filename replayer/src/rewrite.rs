@@ -230,6 +230,7 @@ mod tests {
                 epoch: Arc::new(Epoch::new("web-1", 0xab)),
                 sequence: 7,
             },
+            due_ns: None,
             request: Captured {
                 captured_ns: 0,
                 client: ([127, 0, 0, 1], 1).into(),

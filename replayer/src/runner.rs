@@ -1,26 +1,31 @@
-//! Sends one target's jobs: each session in order, as many sessions at a time as the target allows.
+//! Sends one target's jobs: each when it is due, each session in order, as many sessions at a time as the target allows.
 //!
 //! What enters: jobs. What leaves: requests, and how each ended. What may be lost: a job that waited longer than the
 //! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), and one whose target was deleted
 //! while it waited (`not_a_target`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use reprise_traffic::{Disposition, DropReason, Exchange, Fault, Target};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::client::TargetClient;
 use crate::metrics::Latency;
+use crate::schedule::Schedule;
 use crate::sessions::{Placed, Room, Sessions};
 
 /// An exchange to be sent to the target.
 #[derive(Debug)]
 pub(crate) struct Job<T> {
     pub(crate) exchange: Arc<Exchange>,
+    /// When it came; or when it is to leave, where a schedule says so.
     pub(crate) since: Instant,
+    /// A schedule says when it is to leave.
+    pub(crate) is_scheduled: bool,
     /// What the one who ends the job needs to know.
     pub(crate) ticket: T,
 }
@@ -116,36 +121,45 @@ impl<T: Send + Sync + 'static> Runner<T> {
         self.retired.store(true, Ordering::Relaxed);
     }
 
-    /// Takes a job; `end` is called once with how it ended.
+    /// Takes a job; `end` is called once with how it ended. Must be called on a tokio runtime.
     pub(crate) fn submit(
         self: &Arc<Self>,
         job: Job<T>,
-        end: impl Fn(T, &Exchange, Disposition) + Clone + Send + 'static,
+        schedule: &Schedule,
+        end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
     ) {
-        let current = self.current();
-        let session = current
-            .target
-            .document
-            .session_key
-            .hash(&job.exchange.request);
-        let size = job.exchange.request.size();
-        let placed = {
-            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.push(session, size, job)
-        };
-        match placed {
-            Placed::Waits => {}
-            Placed::Full(job) => {
-                end(
-                    job.ticket,
-                    &job.exchange,
-                    Disposition::Dropped(DropReason::ReplayerFull),
-                );
-            }
-            Placed::Start(first) => {
-                tokio::spawn(self.clone().run_session(session, first, end));
-            }
+        if !self.sessions().reserve(job.exchange.request.size()) {
+            let full = Disposition::Dropped(DropReason::ReplayerFull);
+            return end(job.ticket, &job.exchange, full);
         }
+        // What is scheduled goes by the schedule even if it is late: it must not overtake what is due before it.
+        match job.is_scheduled {
+            true => {
+                let (runner, runtime) = (self.clone(), Handle::current());
+                schedule.at(job.since, move || runner.place(job, &runtime, end));
+            }
+            false => self.place(job, &Handle::current(), end),
+        }
+    }
+
+    /// Has a job sent once those before it in its session have ended.
+    fn place(
+        self: &Arc<Self>,
+        job: Job<T>,
+        runtime: &Handle,
+        end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
+    ) {
+        let session_key = &self.current().target.document.session_key;
+        let session = session_key.hash(&job.exchange.request);
+        let placed = self.sessions().push(session, job);
+        if let Placed::Start(first) = placed {
+            runtime.spawn(self.clone().run_session(session, first, end));
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions<Job<T>>> {
+        // Every change under the lock leaves it whole, so a panic elsewhere does not spoil it.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn run_session(
@@ -159,11 +173,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
             let disposition = self.send(&job).await;
             let size = job.exchange.request.size();
             end(job.ticket, &job.exchange, disposition);
-            next = self
-                .sessions
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .next(session, size);
+            next = self.sessions().next(session, size);
         }
     }
 
@@ -180,6 +190,9 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let Some(client) = &current.sender.client else {
             return Disposition::Failed(Fault::Ours);
         };
+        if job.is_scheduled {
+            self.latency.late(job.since.elapsed());
+        }
         let sent = client.send(&job.exchange).await;
         if matches!(sent.disposition, Disposition::Replayed(_)) {
             self.latency.observe(sent.latency);
@@ -187,11 +200,8 @@ impl<T: Send + Sync + 'static> Runner<T> {
         sent.disposition
     }
 
-    /// Sessions with a job under way, and jobs that wait behind them.
+    /// Sessions with a job under way, and jobs that wait behind them or are not due yet.
     pub(crate) fn load(&self) -> (usize, usize) {
-        self.sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .load()
+        self.sessions().load()
     }
 }

@@ -1,7 +1,8 @@
 //! Keeps the exchanges of a session in order: one at a time, in the order in which they came.
 //!
-//! What enters: jobs with the hash of their session. What leaves: for each session the next job once the one before
-//! it has ended. What may be lost: when the target has no room left, a job is refused and its caller counts it.
+//! What enters: jobs with the hash of their session, for which room was reserved. What leaves: for each session the next
+//! job once the one before it has ended. What may be lost: where the target has no room left, none is reserved, and the
+//! caller counts the job.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -18,7 +19,7 @@ pub(crate) struct Room {
 pub(crate) struct Sessions<J> {
     /// An entry for each session with a job under way; in it those that wait.
     waiting: HashMap<u64, VecDeque<J>>,
-    /// Jobs that have not ended, those under way included.
+    /// Jobs that have not ended, those under way and those that are not due yet included.
     used: Room,
     most: Room,
 }
@@ -30,8 +31,6 @@ pub(crate) enum Placed<J> {
     Start(J),
     /// It waits for the one before it.
     Waits,
-    /// There is no room.
-    Full(J),
 }
 
 impl<J> Sessions<J> {
@@ -45,14 +44,19 @@ impl<J> Sessions<J> {
         }
     }
 
-    /// Puts a job of that size behind those of its session. One job is always taken, whatever its size.
-    pub(crate) fn push(&mut self, session: u64, size: usize, job: J) -> Placed<J> {
+    /// Makes room for a job of that size until it has ended; false where there is none. One job always fits.
+    pub(crate) fn reserve(&mut self, size: usize) -> bool {
         let full = self.used.bytes + size > self.most.bytes || self.used.jobs >= self.most.jobs;
         if full && self.used.jobs > 0 {
-            return Placed::Full(job);
+            return false;
         }
         self.used.bytes += size;
         self.used.jobs += 1;
+        true
+    }
+
+    /// Puts a job, for which there is room, behind those of its session.
+    pub(crate) fn push(&mut self, session: u64, job: J) -> Placed<J> {
         match self.waiting.get_mut(&session) {
             Some(queue) => {
                 queue.push_back(job);
@@ -76,7 +80,7 @@ impl<J> Sessions<J> {
         next
     }
 
-    /// Sessions with a job under way, and jobs that wait behind them.
+    /// Sessions with a job under way, and jobs that wait behind them or are not due yet.
     pub(crate) fn load(&self) -> (usize, usize) {
         (self.waiting.len(), self.used.jobs - self.waiting.len())
     }
@@ -91,28 +95,31 @@ mod tests {
         jobs: 10,
     };
 
+    fn place(sessions: &mut Sessions<char>, session: u64, job: char) -> Placed<char> {
+        assert!(sessions.reserve(10));
+        sessions.push(session, job)
+    }
+
     #[test]
     fn a_session_goes_one_by_one_and_others_pass() {
         let mut sessions = Sessions::new(ROOM);
-        assert_eq!(sessions.push(1, 10, 'a'), Placed::Start('a'));
-        assert_eq!(sessions.push(1, 10, 'b'), Placed::Waits);
-        assert_eq!(sessions.push(1, 10, 'c'), Placed::Waits);
-        assert_eq!(sessions.push(2, 10, 'x'), Placed::Start('x'));
+        assert_eq!(place(&mut sessions, 1, 'a'), Placed::Start('a'));
+        assert_eq!(place(&mut sessions, 1, 'b'), Placed::Waits);
+        assert_eq!(place(&mut sessions, 1, 'c'), Placed::Waits);
+        assert_eq!(place(&mut sessions, 2, 'x'), Placed::Start('x'));
         assert_eq!(sessions.load(), (2, 2));
         assert_eq!(sessions.next(1, 10), Some('b'));
         assert_eq!(sessions.next(1, 10), Some('c'));
         assert_eq!(sessions.next(1, 10), None);
-        assert_eq!(sessions.push(1, 10, 'd'), Placed::Start('d'));
+        assert_eq!(place(&mut sessions, 1, 'd'), Placed::Start('d'));
     }
 
     #[test]
     fn room_is_bounded_in_bytes_and_jobs() {
-        let mut sessions = Sessions::new(Room { bytes: 15, jobs: 2 });
-        assert_eq!(sessions.push(1, 100, 'a'), Placed::Start('a'));
-        assert_eq!(sessions.push(2, 10, 'b'), Placed::Full('b'));
+        let mut sessions = Sessions::<char>::new(Room { bytes: 15, jobs: 2 });
+        assert!(sessions.reserve(100) && !sessions.reserve(10));
+        assert_eq!(sessions.push(1, 'a'), Placed::Start('a'));
         assert_eq!(sessions.next(1, 100), None);
-        assert_eq!(sessions.push(1, 1, 'c'), Placed::Start('c'));
-        assert_eq!(sessions.push(2, 1, 'd'), Placed::Start('d'));
-        assert_eq!(sessions.push(3, 1, 'e'), Placed::Full('e'));
+        assert!(sessions.reserve(1) && sessions.reserve(1) && !sessions.reserve(1));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Upstream};
 use reprise_traffic::ledger::Tally;
@@ -20,6 +20,7 @@ use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
 use crate::metrics::{Answers, Latencies};
 use crate::outbox::{Outbox, Reply};
 use crate::runner::{Job, Runner};
+use crate::schedule::Schedule;
 use crate::sessions::Room;
 
 /// What all streams share.
@@ -28,6 +29,7 @@ pub(crate) struct Desk {
     tally: Arc<Mutex<Tally>>,
     latencies: Latencies,
     answers: Answers,
+    schedule: Schedule,
     room: Room,
     /// Streams so far, to tell relays apart.
     streams: AtomicU64,
@@ -55,6 +57,7 @@ impl Desk {
     pub(crate) fn new(
         tally: Arc<Mutex<Tally>>,
         (latencies, answers): (Latencies, Answers),
+        schedule: Schedule,
         room: Room,
         leaving: CancellationToken,
     ) -> Desk {
@@ -63,6 +66,7 @@ impl Desk {
             tally,
             latencies,
             answers,
+            schedule,
             room,
             streams: AtomicU64::new(0),
             leaving,
@@ -214,21 +218,20 @@ impl Desk {
                 drop(inner);
                 let answer = exchange.request.answer.as_deref();
                 self.answers.count(&delivery.target, answer);
-                let ticket = Ticket {
-                    target: delivery.target,
-                    reply,
+                let job = Job {
+                    since: exchange.due_ns.map_or(since, |due| instant_of(due, since)),
+                    is_scheduled: exchange.due_ns.is_some(),
+                    exchange,
+                    ticket: Ticket {
+                        target: delivery.target,
+                        reply,
+                    },
                 };
                 let desk = self.clone();
-                runner.submit(
-                    Job {
-                        exchange,
-                        since,
-                        ticket,
-                    },
-                    move |ticket, exchange: &Exchange, disposition| {
-                        desk.end(ticket, exchange, disposition);
-                    },
-                );
+                let end = move |ticket, exchange: &Exchange, disposition| {
+                    desk.end(ticket, exchange, disposition);
+                };
+                runner.submit(job, &self.schedule, end);
             }
             (Seen::InFlight, _) => inner.copies.entry(delivery).or_default().push(reply),
             (Seen::Ended(disposition), _) => reply.settle(&delivery, disposition),
@@ -273,10 +276,18 @@ impl Desk {
     }
 }
 
+/// Nobody plans further ahead; clocks that are further apart are wrong.
+const MOST_AHEAD: Duration = Duration::from_secs(10);
+
+/// The instant that another host's clock will show as `due_ns`, by this host's clock; `now` at once where it is past.
+fn instant_of(due_ns: u64, now: Instant) -> Instant {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+    let until = Duration::from_nanos(due_ns).saturating_sub(clock.unwrap_or_default());
+    now + until.min(MOST_AHEAD)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
     use prometheus_client::registry::Registry;
     use reprise_proto::{Hello, Outlet, Parcel, Welcome, joined};
@@ -298,6 +309,7 @@ mod tests {
                 epoch: Arc::new(Epoch::new("web", 1)),
                 sequence,
             },
+            due_ns: None,
             request: Captured {
                 captured_ns: 0,
                 client: "10.0.0.2:1".parse().unwrap(),
@@ -338,7 +350,9 @@ mod tests {
             bytes: 1000,
             jobs: 10,
         };
-        let desk = Desk::new(Arc::default(), metrics, room, CancellationToken::new());
+        let schedule = Schedule::start().unwrap();
+        let leaving = CancellationToken::new();
+        let desk = Desk::new(Arc::default(), metrics, schedule, room, leaving);
         let (outlet, inlet) = joined(hello, welcome);
         tokio::spawn(Arc::new(desk).serve(inlet));
         outlet

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use reprise_listener::governor::CpuLimit;
 use reprise_listener::ship::Relays;
@@ -58,7 +59,8 @@ impl Embedded {
         // the same bytes and need none of their own.
         let memory = sources.budget().limit();
 
-        let replayer = Replayer::start(NODE.to_owned(), memory, &mut registry);
+        let replayer = Replayer::start(NODE.to_owned(), memory, &mut registry)
+            .context("start the schedule")?;
         // What is too much for the replayer waits in the relay.
         let credit = reprise_replayer::TARGET_JOBS as u64;
         let (to_replayer, from_relay) = joined(hello(), welcome(memory, credit));

@@ -12,6 +12,7 @@ use clap::Args;
 use reprise_listener::capture::{self, CaptureSpec, NamePattern, Tunnel};
 use reprise_listener::governor::CpuLimit;
 use reprise_listener::packet::VniRule;
+use reprise_listener::reading::pace::{Rate, Repeat, Speed, Stage};
 use reprise_listener::{Ended, SourceSettings, budget};
 use reprise_node::ListenAddress;
 use reprise_node::config::{self, ByteSize};
@@ -127,14 +128,36 @@ struct SourceFlags {
     /// Take every HTTP request that arrives here as captured, and answer it 204 at once; repeatable [default: none]
     #[arg(long, value_name = "ADDR")]
     mirror: Vec<ListenAddress>,
-    /// Take the requests in this capture file (pcap, pcapng; packed by gzip or zstd or not), in order within each
-    /// connection and as fast as they are taken: production's pauses are not reproduced. - is standard input. Repeatable:
-    /// one file after the other. When all are read and nothing is captured live, the process ends [default: none]
+    /// Take the requests in this recording (.gor) or capture file (pcap, pcapng), packed by gzip or zstd or not; - is
+    /// standard input. Repeatable: all files are one stream, in order of time. When all are read and nothing is captured
+    /// live, the process ends [default: none]
     #[arg(long, value_name = "FILE")]
     read: Vec<PathBuf>,
     /// With --read, only requests to this port; repeatable [default: HTTP is recognised on any port]
     #[arg(long, value_name = "N")]
     read_port: Vec<u16>,
+    /// With --read, production's pace times this factor: 0.5, 2, 10; or max, as fast as possible [default: 1 for files;
+    /// what comes through a pipe leaves as it comes]
+    #[arg(long, value_name = "FACTOR")]
+    speed: Option<Speed>,
+    /// With --read, evenly at this rate instead of production's pace: 500/s, 30/m [default: none]
+    #[arg(long, value_name = "RATE")]
+    rate: Option<Rate>,
+    /// With --read, at a rate that goes evenly from one to the next, from 0 on: 100/s:1m,1000/s:5m. The recording is read
+    /// again and again until the last stage is over [default: none]
+    #[arg(long, value_name = "RATE:TIME", value_delimiter = ',')]
+    stages: Vec<Stage>,
+    /// With --read, replay so many times, or for so long, as 10m, or forever [default: 1]
+    #[arg(long = "loop", value_name = "N")]
+    #[serde(rename = "loop")]
+    repeat: Option<Repeat>,
+    /// With --read, shorten pauses that are longer than this, after --speed [default: none]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(
+        with = "config::duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    max_gap: Option<Duration>,
     /// A request larger than this is dropped whole and counted as too_large [default: 24MiB]
     #[arg(long, value_name = "SIZE")]
     max_exchange: Option<ByteSize>,
@@ -163,6 +186,13 @@ struct RunConfig {
     mirror: Vec<ListenAddress>,
     read: Vec<PathBuf>,
     read_port: Vec<u16>,
+    speed: Option<Speed>,
+    rate: Option<Rate>,
+    stages: Vec<Stage>,
+    #[serde(rename = "loop")]
+    repeat: Repeat,
+    #[serde(with = "config::duration::option")]
+    max_gap: Option<Duration>,
     ring: ByteSize,
     max_exchange: ByteSize,
     to: Vec<String>,
@@ -193,6 +223,11 @@ impl Default for RunConfig {
             mirror: Vec::new(),
             read: Vec::new(),
             read_port: Vec::new(),
+            speed: None,
+            rate: None,
+            stages: Vec::new(),
+            repeat: Repeat::default(),
+            max_gap: None,
             // Replaying on the same processors, capture waits longer for its turn.
             ring: ByteSize::mib(64),
             max_exchange: listener.max_exchange,
@@ -223,6 +258,11 @@ impl RunConfig {
             mirror: self.mirror.clone(),
             read: self.read.clone(),
             read_port: self.read_port.clone(),
+            speed: self.speed,
+            rate: self.rate,
+            stages: self.stages.clone(),
+            repeat: self.repeat,
+            max_gap: self.max_gap,
             ring: self.ring,
             max_exchange: self.max_exchange,
             memory: self.memory,

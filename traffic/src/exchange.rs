@@ -144,6 +144,8 @@ impl Captured {
 pub struct Exchange {
     /// Who captured it, when, and its number.
     pub id: ExchangeId,
+    /// When it is to leave for its targets, unix nanoseconds; without it as soon as it comes.
+    pub due_ns: Option<u64>,
     /// The request.
     pub request: Captured,
 }

@@ -85,6 +85,8 @@ pub enum Flaw {
 pub struct Skipped {
     /// The line that its header should be, from 1.
     pub line: u64,
+    /// Bytes of the file, unpacked, before it.
+    pub at: u64,
     /// Why.
     pub flaw: Flaw,
 }
@@ -101,8 +103,9 @@ pub struct Reader<R> {
     max_record: usize,
     /// The current record, without its separator.
     record: Vec<u8>,
-    /// Lines read so far.
+    /// Lines and bytes read so far.
     lines: u64,
+    bytes: u64,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -113,7 +116,13 @@ impl<R: BufRead> Reader<R> {
             max_record: MAX_RECORD,
             record: Vec::new(),
             lines: 0,
+            bytes: 0,
         }
+    }
+
+    /// The line that comes next, from 1, and the bytes before it; of a packed file, as it was before it was packed.
+    pub fn position(&self) -> (u64, u64) {
+        (self.lines + 1, self.bytes)
     }
 
     /// The next record, or what is passed over instead; `None` at the end.
@@ -121,8 +130,8 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// When the input can't be read.
     pub fn next_record(&mut self) -> io::Result<Option<Result<Record<'_>, Skipped>>> {
-        let line = self.lines + 1;
-        let skipped = |flaw| Skipped { line, flaw };
+        let (line, at) = self.position();
+        let skipped = |flaw| Skipped { line, at, flaw };
         Ok(match self.fill()? {
             Filled::End => None,
             Filled::TooLarge => Some(Err(skipped(Flaw::TooLarge))),
@@ -156,6 +165,7 @@ impl<R: BufRead> Reader<R> {
             }
             let taken = piece.len();
             self.input.consume(taken);
+            self.bytes += taken as u64;
             if !ends {
                 continue;
             }

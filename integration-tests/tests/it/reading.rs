@@ -92,7 +92,8 @@ fn a_file_is_replayed_once_and_the_process_ends_by_itself() {
     let staging = Staging::start(&Place::loopback()).unwrap();
     let mut command = Place::loopback().command(rig::binary());
     command.args(["run", "--admin", &admin(), "--to", &staging.url()]);
-    command.args(["--methods", "any", "--read"]).arg(&pcap);
+    command.args(["--speed", "max", "--methods", "any", "--read"]);
+    command.arg(&pcap);
     let finished = run(command, LIMIT).unwrap();
     let said = finished.stderr;
     assert!(finished.status.success(), "{said}");
@@ -213,7 +214,8 @@ fn a_listener_ships_a_file_to_its_relay_and_ends() {
         .start(Role::Relay, "relay", &place, &arguments)
         .unwrap();
     let relay = cluster.listen("relay").unwrap().to_string();
-    let arguments = ["--relay", &relay, "--read", pcap.to_str().unwrap()];
+    let pcap = pcap.to_str().unwrap();
+    let arguments = ["--relay", &relay, "--speed", "max", "--read", pcap];
     cluster
         .launch(Role::Listener, "reader", &place, &arguments)
         .unwrap();

@@ -10,8 +10,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::is_stdin;
@@ -40,6 +41,18 @@ impl Stop {
             // A counter at 0 takes a 1.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         }
+    }
+
+    /// Waits for so long, or until somebody asks.
+    pub(super) fn wait(&self, time: Duration) {
+        let Ok(timeout) = Timespec::try_from(time) else {
+            return;
+        };
+        // Whatever ends the wait early, the caller looks at the clock.
+        let _ = poll(
+            &mut [PollFd::new(&self.bell, PollFlags::IN)],
+            Some(&timeout),
+        );
     }
 
     /// For those who wait for something else than a pipe.

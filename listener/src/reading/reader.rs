@@ -1,158 +1,179 @@
-//! The thread that reads: from files to whole requests, one file after the other.
+//! The thread that reads: from files to requests in the window, each in its time.
 //!
-//! What enters: packets of a file. What leaves: requests, as soon as each is complete and the window has room.
-//! What may be lost: see [`crate::reading`].
+//! What enters: files and pipes. What leaves: requests with the instants at which they are due; as fast as the window
+//! takes them where no pace is asked for. What may be lost: see [`crate::reading`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, anyhow};
 use reprise_traffic::exchange::Captured;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::is_stdin;
-use super::pipe::{self, Stop, Stoppable};
-use crate::capture_file::{self, CaptureFile, Packet};
-use crate::edge::{Edge, EdgeEvent};
-use crate::intake::Intake;
-use crate::packet::{DecodeSettings, Decoder, Frame, VniFilter};
-use crate::reassembly::{self, Reassembler};
+use super::merge::{self, Files, Merge};
+use super::pace::{Pacing, Repeat};
+use super::recording::{Recording, Wanted};
+use super::timetable::{Leaves, Timetable};
+use crate::intake::{Due, Intake};
 
-type File = CaptureFile<Box<dyn std::io::BufRead>>;
+/// Requests are on their way to the replayers so long before they are due. It covers what relays and busy processors may
+/// hold them up, and is little enough to be kept in memory at 100,000 requests a second.
+const AHEAD: Duration = Duration::from_millis(250);
+
+/// Once so far ahead, the reader sleeps until it is so much less ahead, rather than wake up for each request.
+const STEP: Duration = Duration::from_millis(20);
+
+/// What is read one after the other.
+#[derive(Debug, Clone)]
+pub(super) enum Part {
+    /// As one stream.
+    Files(Files),
+    /// As it comes.
+    Pipe(PathBuf),
+}
 
 pub(super) struct Reader {
-    pub(super) reassembly: reassembly::Settings,
-    pub(super) vni: VniFilter,
-    pub(super) edge: Arc<Edge>,
+    pub(super) wanted: Wanted,
+    pub(super) pacing: Pacing,
     pub(super) intake: Arc<Intake>,
     pub(super) discards: bool,
-    pub(super) stop: Arc<Stop>,
 }
 
-/// Looks whether a file can be read and is a capture.
-///
-/// # Errors
-/// One line, when it isn't.
-pub(super) fn look_at(path: &Path) -> anyhow::Result<()> {
-    let seen = || {
-        if pipe::is_pipe(path)? || is_stdin(path) {
-            return Ok(());
+/// When a replay began, by two clocks.
+#[derive(Clone, Copy)]
+struct Start {
+    instant: Instant,
+    unix: Duration,
+}
+
+impl Start {
+    /// The first request has as much time to its replayer as all others.
+    fn soon() -> Start {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        Start {
+            instant: Instant::now() + AHEAD,
+            unix: unix.unwrap_or_default() + AHEAD,
         }
-        open(std::fs::File::open(path)?).map(drop)
-    };
-    seen().with_context(|| format!("read {}", path.display()))
-}
+    }
 
-fn open(input: impl std::io::Read + 'static) -> anyhow::Result<File> {
-    let unpacked = capture_file::unpack(input)?;
-    Ok(CaptureFile::open(unpacked)?)
+    fn due(self, after: Duration) -> Due {
+        Due {
+            instant: self.instant + after,
+            unix_ns: (self.unix + after).as_nanos() as u64,
+        }
+    }
 }
 
 impl Reader {
     /// Reads all, or until it is told to stop. Returns the number of files that could not be read.
-    pub(super) fn read_all(&mut self, files: &[PathBuf]) -> usize {
+    pub(super) fn read_all(&mut self, parts: Vec<Part>) -> usize {
         let mut unreadable = 0;
-        for path in files {
-            let name = path.display();
-            match self.read_one(path) {
-                _ if self.stop.is_asked() => break,
-                Ok(()) => {}
-                Err(error) => {
-                    unreadable += 1;
-                    error!("read {name}: {error:#}");
-                }
-            }
+        for part in parts {
+            unreadable += match part {
+                Part::Files(files) => self.replay(&files),
+                Part::Pipe(path) => self.follow(&path),
+            };
         }
+        self.intake.announce();
         unreadable
     }
 
-    fn read_one(&mut self, path: &Path) -> anyhow::Result<()> {
-        let file = path.display().to_string();
-        info!(file, "reading");
-        let is_pipe = pipe::is_pipe(path)?;
-        let input: Stoppable = pipe::open(path, &self.stop)?;
-        let capture = open(input)?;
-        let mut reassembly = self.reassembly.clone();
-        if !is_pipe {
-            reassembly.limits = capture_file::without_hurry(reassembly.limits);
-        }
-        let mut reassembler = Reassembler::new(reassembly, self.edge.clone());
-        let mut decoder = Decoder::new(DecodeSettings {
-            vni: self.vni.clone(),
-            ..DecodeSettings::default()
-        });
-        let ended = self.packets(capture, &mut decoder, &mut reassembler);
-        let held = reassembler.held();
-        reassembler.finish(&mut |request| self.hand_over(request, held));
-        self.edge.count(EdgeEvent::Fragments, decoder.finish());
-        match ended {
-            _ if self.stop.is_asked() => info!(file, "stopped before its end"),
-            Ok(packets) => info!(file, packets, "read to its end"),
-            Err(error @ capture_file::FileError::Io { .. }) => return Err(anyhow!(error)),
-            Err(error) => warn!("{file}: {error}; what comes before is replayed"),
-        }
-        Ok(())
-    }
-
-    /// Takes all packets, and returns their number.
-    fn packets(
-        &self,
-        mut capture: File,
-        decoder: &mut Decoder,
-        reassembler: &mut Reassembler,
-    ) -> Result<u64, capture_file::FileError> {
-        let mut packets = 0;
-        while !self.stop.is_asked()
-            && let Some(packet) = capture.next_packet()?
-        {
-            packets += 1;
-            match packet {
-                Packet::Frame(frame) => {
-                    // So that unfinished requests find room too: nothing is given up that could have waited.
-                    self.wait(reassembler.held());
-                    self.take(&frame, decoder, reassembler);
+    /// Replays files, as often as asked for.
+    fn replay(&self, files: &Files) -> usize {
+        let mut timetable = Timetable::new(self.pacing.clone());
+        let mut start = None;
+        let mut passes = 0_u32;
+        loop {
+            let mut merge = Merge::new(files.clone(), self.wanted.clone());
+            let mut requests = 0_u64;
+            loop {
+                if !self.pacing.is_timed() {
+                    self.wait_for_room(merge.held());
                 }
-                Packet::UnknownLink { wire_len, .. } => {
-                    self.seen(wire_len);
-                    self.edge.count(EdgeEvent::Undecodable, 1);
+                let Some(request) = merge.next() else {
+                    break;
+                };
+                requests += 1;
+                match timetable.next(request.captured_ns) {
+                    Leaves::AtOnce => self.take(request),
+                    Leaves::After(after) => {
+                        let start = *start.get_or_insert_with(Start::soon);
+                        self.take_due(request, start.due(after), merge.held());
+                    }
+                    Leaves::Over => return merge.unreadable(),
                 }
             }
-        }
-        Ok(packets)
-    }
-
-    fn take(&self, frame: &Frame<'_>, decoder: &mut Decoder, reassembler: &mut Reassembler) {
-        self.seen(frame.wire_len);
-        let held = reassembler.held();
-        match decoder.decode(frame) {
-            Ok(segment) => {
-                let mut sink = |request| self.hand_over(request, held);
-                reassembler.push(&segment, frame.at_ns, &mut sink);
+            passes += 1;
+            let is_over = match self.pacing.repeat {
+                _ if !self.pacing.stages.is_empty() => false,
+                Repeat::Times(times) => passes >= times,
+                Repeat::For(_) | Repeat::Forever => false,
+            };
+            // Files without a request would be read for ever.
+            if is_over || requests == 0 || self.wanted.stop.is_asked() {
+                return merge.unreadable();
             }
-            Err(reason) => self.edge.count(reason.into(), 1),
+            info!(passes, "reading from the beginning");
+            timetable.begin_again();
         }
-        self.edge.count(EdgeEvent::Fragments, decoder.lost());
     }
 
-    fn seen(&self, wire_len: usize) {
-        self.edge.count(EdgeEvent::Packets, 1);
-        self.edge.count(EdgeEvent::Bytes, wire_len as u64);
+    /// Reads a pipe, whose requests leave as they come.
+    fn follow(&self, path: &std::path::Path) -> usize {
+        let read = || -> anyhow::Result<()> {
+            let mut pipe = Recording::open(path, &self.wanted)?;
+            loop {
+                self.wait_for_room(pipe.held());
+                let Some(request) = pipe.next()? else {
+                    return Ok(());
+                };
+                self.take(request);
+                // The next may be long in coming.
+                self.intake.announce();
+            }
+        };
+        let Err(error) = read() else {
+            return 0;
+        };
+        if self.wanted.stop.is_asked() {
+            return 0;
+        }
+        error!("{:#}", merge::of_file(path, &error));
+        1
     }
 
-    fn wait(&self, held: usize) {
+    fn wait_for_room(&self, held: usize) {
         if !self.discards {
-            self.intake.wait_for_room(held, self.stop.flag());
+            self.intake.wait_for_room(held, self.wanted.stop.flag());
         }
     }
 
-    /// Gives a whole request away, once there is room. The reassembly held so much before.
-    fn hand_over(&self, request: Captured, held: usize) {
+    fn take(&self, request: Captured) {
         match self.discards {
             true => self.intake.discard(request),
-            false => {
-                self.wait(held);
-                self.intake.admit_waited(request);
+            false => self.intake.admit_waited(request),
+        }
+    }
+
+    fn take_due(&self, request: Captured, due: Due, held: usize) {
+        if self.discards {
+            return self.intake.discard(request);
+        }
+        let ahead = due.instant.saturating_duration_since(Instant::now());
+        if ahead > AHEAD {
+            self.intake.announce();
+            let until = due.instant - (AHEAD - STEP);
+            while let Some(left) = until.checked_duration_since(Instant::now())
+                && !left.is_zero()
+                && !self.wanted.stop.is_asked()
+            {
+                self.wanted.stop.wait(left);
             }
+        }
+        // What was not due when the replay was stopped does not take place.
+        if !self.wanted.stop.is_asked() {
+            self.intake
+                .admit_due(request, due, held, self.wanted.stop.flag());
         }
     }
 }

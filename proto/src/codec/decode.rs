@@ -160,9 +160,13 @@ impl Decoder {
                 sequence: parcel.sequence,
             };
             let exchange = parcel.exchange.ok_or_else(|| protocol("an empty parcel"))?;
-            let request = self.request(exchange)?;
+            let exchange = Exchange {
+                id,
+                due_ns: (parcel.due_ns > 0).then_some(parcel.due_ns),
+                request: self.request(exchange)?,
+            };
             parcels.push(Parcel {
-                exchange: Arc::new(Exchange { id, request }),
+                exchange: Arc::new(exchange),
                 target,
                 resent: parcel.resent.then(|| Duration::from_millis(parcel.age_ms)),
                 claim: None,

@@ -146,6 +146,7 @@ fn encode_batch(batch: Batch) -> wire::Batch {
             resent: parcel.resent.is_some(),
             age_ms: parcel.resent.map_or(0, |age| age.as_millis() as u64),
             exchange: Some(encode_request(request)),
+            due_ns: parcel.exchange.due_ns.unwrap_or(0),
         }
     });
     let parcels = parcels.collect();

@@ -198,6 +198,7 @@ pub(crate) fn captured(raw: &[u8]) -> Exchange {
             epoch: Arc::new(Epoch::new("web", 1)),
             sequence: SEQUENCE.fetch_add(1, Ordering::SeqCst),
         },
+        due_ns: None,
         request: Captured {
             captured_ns: 0,
             client: ([127, 0, 0, 1], 1).into(),

@@ -69,6 +69,7 @@ pub(super) fn words(event: EdgeEvent, recording: bool) -> Option<String> {
         EdgeEvent::IncompleteStopped => "requests within which the capture ends".to_owned(),
         EdgeEvent::Marked => "requests that are replays of ours (Reprise-Id)".to_owned(),
         EdgeEvent::TooLarge => "requests that are too large".to_owned(),
+        EdgeEvent::BadRecord => "records that can't be read".to_owned(),
         // Of live sources; should one come up, its name says more than nothing.
         other => other.as_str().replace('_', " "),
     })

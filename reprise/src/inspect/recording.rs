@@ -7,8 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
 
-use reprise_listener::edge::EdgeEvent;
-use reprise_listener::http::{Arrival, Event, Incomplete, Message, RequestParser, Switching};
+use reprise_listener::reading::record::{self, Unfit};
 use reprise_traffic::gor::{Kind, Reader, Record};
 
 use super::reasons::Oddity;
@@ -74,40 +73,22 @@ pub(super) fn requests(
 
 /// The request in a record, which ends with it.
 fn request(record: &Record<'_>, summary: &mut Summary) -> Option<Seen> {
-    let mut parser = RequestParser::new(MAX_EXCHANGE, Switching::Guess);
-    let mut found: Option<Message> = None;
-    let mut told = false;
-    let mut behind = false;
-    let edge = summary.edge.clone();
-    let mut sink = |event| {
-        // Bytes behind a request are none of their own, whatever they look like.
-        if found.is_some() {
-            behind = true;
-            return;
-        }
-        let reason = match event {
-            Event::Request(message) => {
-                found = Some(message);
-                return;
-            }
-            Event::Head { .. } | Event::Continue => return,
-            Event::Skipped { skip, .. } => EdgeEvent::from(skip),
-            Event::Incomplete(cause) => cause.into(),
-            Event::Refused(refusal) => refusal.into(),
-        };
-        if !std::mem::replace(&mut told, true) {
-            edge.count(reason, 1);
-        }
-    };
-    parser.push(record.payload, Arrival::at(record.timestamp_ns), &mut sink);
-    parser.close(Incomplete::ClosedEarly, &mut sink);
-    if behind {
+    let found = record::request(record, MAX_EXCHANGE);
+    if found.has_more {
         summary.oddity(Oddity::BytesBehind);
     }
-    if found.is_none() && !told {
-        summary.oddity(Oddity::EmptyRecord);
-    }
-    found.map(|message| Seen {
+    let message = match found.request {
+        Ok(message) => message,
+        Err(Unfit::Empty) => {
+            summary.oddity(Oddity::EmptyRecord);
+            return None;
+        }
+        Err(Unfit::For(reason)) => {
+            summary.edge.count(reason, 1);
+            return None;
+        }
+    };
+    Some(Seen {
         ends: None,
         at_ns: message.captured_ns,
         head: message.head,

@@ -79,10 +79,12 @@ impl Summary {
 
     pub(super) fn skipped_record(&mut self, skipped: Skipped) {
         self.skipped_records += 1;
-        let Skipped { line, flaw } = skipped;
+        let Skipped { line, at, flaw } = skipped;
         if self.skipped_records <= MAX_WARNINGS {
             let name = &self.name;
-            self.say(&format!("{name}:{line}: a record is skipped: {flaw}"));
+            self.say(&format!(
+                "{name}:{line}: a record is skipped, at byte {at}: {flaw}"
+            ));
         }
         if self.skipped_records == MAX_WARNINGS {
             self.warn("further skipped records are only counted");

@@ -56,17 +56,17 @@ fn what_makes_no_sense_is_skipped_with_its_line() {
     }
     file.extend(write("1 a 2", &[b'z'; 100]));
     file.extend(write("1 a 3", b"last"));
-    let skipped = |line, flaw| Err(Skipped { line, flaw });
+    let skipped = |line, at, flaw| Err(Skipped { line, at, flaw });
     for piece in [1, 3, 4096] {
         assert_eq!(
             read(&file, piece, 64),
             [
                 Ok(b"x\ny".to_vec()),
-                skipped(5, Flaw::FewFields),
-                skipped(8, Flaw::FewFields),
-                skipped(11, Flaw::UnknownKind),
-                skipped(14, Flaw::BadTimestamp),
-                skipped(17, Flaw::TooLarge),
+                skipped(5, 23, Flaw::FewFields),
+                skipped(8, 42, Flaw::FewFields),
+                skipped(11, 58, Flaw::UnknownKind),
+                skipped(14, 79, Flaw::BadTimestamp),
+                skipped(17, 103, Flaw::TooLarge),
                 Ok(b"last".to_vec()),
             ]
         );

@@ -1,0 +1,239 @@
+//! Several recordings as one stream, in the order in which production saw the requests.
+//!
+//! What enters: files, each roughly in order of time. What leaves: their requests, in order of time. What may be lost:
+//! nothing; a request that lies further out of place in its file than [`FAR`] or [`MANY`] comes too late.
+//!
+//! A file is opened when its time comes, so that a recording of a thousand files needs one at a time. A request lies in a
+//! file where it was complete, and is replayed when it began, so those of each file are put in order first.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use reprise_traffic::exchange::Captured;
+use tracing::error;
+
+use super::is_stdin;
+use super::pipe;
+use super::recording::{self, Recording, Wanted};
+use crate::budget::Budget;
+
+/// Requests are put in order as far as they lie apart in time, nanoseconds …
+const FAR: u64 = 1_000_000_000;
+/// … and in number …
+const MANY: usize = 1024;
+/// … and bytes, of one file.
+const LARGE: usize = 8 << 20;
+
+/// Files that can be read, and when what is in each begins.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Files(Vec<(u64, PathBuf)>);
+
+impl Files {
+    /// Looks at the begin of each file. A pipe can't be looked at twice; it is opened at the start.
+    ///
+    /// # Errors
+    /// The first that can't be read, or is no recording, in one line.
+    pub(super) fn look_at(paths: &[PathBuf]) -> anyhow::Result<Files> {
+        let first_at = |path: &PathBuf| {
+            let at = match is_pipe(path)? {
+                true => Ok(0),
+                false => recording::first_at(path).map_err(|error| of_file(path, &error)),
+            };
+            at.map(|at| (at, path.clone()))
+        };
+        let mut files: Vec<(u64, PathBuf)> =
+            paths.iter().map(first_at).collect::<Result<_, _>>()?;
+        files.sort_by_key(|(at, _)| *at);
+        Ok(Files(files))
+    }
+}
+
+/// True where what is at `path` can be read once only.
+///
+/// # Errors
+/// One line, when there is nothing.
+pub(super) fn is_pipe(path: &Path) -> anyhow::Result<bool> {
+    Ok(is_stdin(path) || pipe::is_pipe(path).map_err(|error| of_file(path, &error.into()))?)
+}
+
+/// An error with the file that it is about.
+pub(super) fn of_file(path: &Path, error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("read {}: {error:#}", path.display())
+}
+
+/// All files of a recording, while they are read.
+pub(super) struct Merge {
+    /// Those whose time is to come.
+    closed: VecDeque<(u64, PathBuf)>,
+    open: Vec<InOrder>,
+    wanted: Wanted,
+    budget: Arc<Budget>,
+    /// Files that could not be read, or not to their end.
+    unreadable: usize,
+}
+
+impl Merge {
+    pub(super) fn new(files: Files, wanted: Wanted) -> Merge {
+        Merge {
+            closed: files.0.into(),
+            open: Vec::new(),
+            budget: wanted.reassembly.budget.clone(),
+            wanted,
+            unreadable: 0,
+        }
+    }
+
+    /// The next request of all files; nothing at the end, or once told to stop.
+    pub(super) fn next(&mut self) -> Option<Captured> {
+        loop {
+            let earliest = self.earliest();
+            let next = earliest.map(|(at, _)| at);
+            match self.closed.front() {
+                Some((at, _)) if next.is_none_or(|next| *at <= next) => self.open_next(),
+                _ => break,
+            }
+        }
+        let (_, place) = self.earliest()?;
+        let request = self.open[place].pop(&self.budget);
+        if self.open[place].first_at().is_none() {
+            self.close(place);
+        }
+        request
+    }
+
+    /// Bytes of requests that have begun and aren't whole, and of those that are put in order.
+    pub(super) fn held(&self) -> usize {
+        self.open.iter().map(InOrder::held).sum()
+    }
+
+    /// Files so far that could not be read, or not to their end.
+    pub(super) fn unreadable(&self) -> usize {
+        self.unreadable
+    }
+
+    fn close(&mut self, place: usize) {
+        let file = self.open.swap_remove(place);
+        self.unreadable += usize::from(file.is_unreadable);
+    }
+
+    /// When the earliest request begins, and which of the open files has it.
+    fn earliest(&self) -> Option<(u64, usize)> {
+        let firsts = self.open.iter().enumerate();
+        firsts
+            .filter_map(|(place, file)| Some((file.first_at()?, place)))
+            .min()
+    }
+
+    fn open_next(&mut self) {
+        let Some((_, path)) = self.closed.pop_front() else {
+            return;
+        };
+        if self.wanted.stop.is_asked() {
+            return;
+        }
+        match Recording::open(&path, &self.wanted) {
+            Ok(recording) => {
+                let mut file = InOrder::new(path, recording);
+                file.fill(&self.budget);
+                self.open.push(file);
+                // It may hold nothing.
+                if self
+                    .open
+                    .last()
+                    .is_some_and(|file| file.first_at().is_none())
+                {
+                    self.close(self.open.len() - 1);
+                }
+            }
+            Err(error) => {
+                self.unreadable += 1;
+                error!("{:#}", of_file(&path, &error));
+            }
+        }
+    }
+}
+
+/// One file's requests in order of time.
+struct InOrder {
+    path: PathBuf,
+    /// `None` once it is read.
+    recording: Option<Recording>,
+    /// In order; the next at the front.
+    waiting: VecDeque<Captured>,
+    /// Of those, taken out of the budget.
+    bytes: usize,
+    is_unreadable: bool,
+}
+
+impl InOrder {
+    fn new(path: PathBuf, recording: Recording) -> InOrder {
+        InOrder {
+            path,
+            recording: Some(recording),
+            waiting: VecDeque::new(),
+            bytes: 0,
+            is_unreadable: false,
+        }
+    }
+
+    fn first_at(&self) -> Option<u64> {
+        self.waiting.front().map(|request| request.captured_ns)
+    }
+
+    fn held(&self) -> usize {
+        self.bytes + self.recording.as_ref().map_or(0, Recording::held)
+    }
+
+    fn pop(&mut self, budget: &Budget) -> Option<Captured> {
+        let request = self.waiting.pop_front()?;
+        let size = request.size();
+        self.bytes -= size;
+        budget.give(size);
+        self.fill(budget);
+        Some(request)
+    }
+
+    /// Reads on until no request can come any more that was captured before the first.
+    fn fill(&mut self, budget: &Budget) {
+        while !self.is_ripe()
+            && let Some(recording) = &mut self.recording
+        {
+            match recording.next() {
+                Ok(Some(request)) => self.put(request, budget),
+                Ok(None) => self.recording = None,
+                Err(error) => {
+                    error!("{:#}", of_file(&self.path, &error));
+                    self.is_unreadable = true;
+                    self.recording = None;
+                }
+            }
+        }
+    }
+
+    fn is_ripe(&self) -> bool {
+        let (Some(first), Some(last)) = (self.waiting.front(), self.waiting.back()) else {
+            return false;
+        };
+        last.captured_ns - first.captured_ns >= FAR
+            || self.waiting.len() >= MANY
+            || self.bytes >= LARGE
+    }
+
+    fn put(&mut self, request: Captured, budget: &Budget) {
+        let size = request.size();
+        self.bytes += size;
+        budget.take(size);
+        let at = request.captured_ns;
+        match self.waiting.back() {
+            // Behind those of the same time, so that the order of the file decides.
+            Some(last) if last.captured_ns > at => {
+                let place = self
+                    .waiting
+                    .partition_point(|other| other.captured_ns <= at);
+                self.waiting.insert(place, request);
+            }
+            _ => self.waiting.push_back(request),
+        }
+    }
+}
