@@ -270,6 +270,7 @@ impl Listener {
         let hello = Hello {
             node: parts.node.clone(),
             version: reprise_node::identity::VERSION.to_owned(),
+            measures: false,
         };
         let stop_shipping = CancellationToken::new();
         let shipping = tokio::spawn(ship::ship(

@@ -242,6 +242,8 @@ async fn settle(
             }
             // What a relay holds in memory dies with it, so custody frees only what is too large to be kept here.
             Ok(Upstream::Accepted(batch)) => intake.accepted(stream, batch),
+            // A listener doesn't ask for it.
+            Ok(Upstream::Measured(_)) => {}
             Ok(Upstream::Returned(parcels)) => {
                 debug!(
                     relay,

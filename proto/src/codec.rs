@@ -5,6 +5,7 @@
 
 mod decode;
 mod encode;
+mod measured;
 
 pub(crate) use decode::Decoder;
 pub(crate) use encode::{encode_down, encode_hello, encode_up, encode_welcome};

@@ -248,6 +248,7 @@ mod tests {
         wire::Hello {
             node: node.to_owned(),
             version: String::new(),
+            measures: false,
         }
     }
 

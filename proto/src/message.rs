@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reprise_traffic::{Disposition, Epoch, Exchange, ExchangeId, Target, TargetName};
+use reprise_traffic::{Disposition, Epoch, Exchange, ExchangeId, Measured, Target, TargetName};
 
 use crate::budget::Claim;
 
@@ -16,6 +16,8 @@ pub struct Hello {
     pub node: String,
     /// Its version.
     pub version: String,
+    /// It wants to be told what the taker measures.
+    pub measures: bool,
 }
 
 /// The taker's first message.
@@ -95,6 +97,8 @@ pub enum Upstream {
     Returned(Vec<Delivery>),
     /// The taker is leaving, for this reason.
     GoAway(String),
+    /// What the taker has measured of these targets since it last said so.
+    Measured(Vec<(TargetName, Measured)>),
 }
 
 /// Why a stream ended before its time.

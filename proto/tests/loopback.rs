@@ -29,6 +29,7 @@ fn hello() -> Hello {
     Hello {
         node: "web".to_owned(),
         version: String::new(),
+        measures: false,
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::Observer;
 use crate::custody::Job;
 use crate::link::{Link, Load, Orphans, Refused};
 use crate::pools::Pools;
@@ -38,6 +39,7 @@ pub(crate) struct Feed {
     pub(crate) pools: Arc<Pools>,
     pub(crate) targets: watch::Receiver<Targets>,
     pub(crate) watermarks: Watermarks,
+    pub(crate) observer: Option<Observer>,
     /// Cancelled when the member is gone for good, or the relay stops.
     pub(crate) retire: CancellationToken,
 }
@@ -198,6 +200,11 @@ impl Feed {
                     self.pools.rebuild();
                     self.pools.send_all(unsent);
                     state.send_replace(StreamState::Leaving);
+                }
+                Ok(Upstream::Measured(measured)) => {
+                    if let Some(Observer(observe)) = &self.observer {
+                        observe(replayer, measured);
+                    }
                 }
                 Ok(Upstream::Accepted(_)) => {}
                 Err(error) => warn!(replayer, "lost the replayer: {error}"),

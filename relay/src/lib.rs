@@ -22,6 +22,7 @@ mod run;
 mod samples;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use reprise_node::Health;
 use reprise_node::membership::{Member, Members, Targets};
 use reprise_proto::{Budget, Hello, Inlet, Outlet};
 use reprise_traffic::ledger::{LedgerReport, Tally};
+use reprise_traffic::{Measured, TargetName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,6 +74,18 @@ pub struct Parts {
     pub lane: Load,
     /// Gets the condition `pools`.
     pub health: Health,
+    /// Gets what the replayers measure.
+    pub observer: Option<Observer>,
+}
+
+/// Takes what a replayer has measured of targets since it last said so.
+#[derive(Clone)]
+pub struct Observer(pub Arc<dyn Fn(&str, Vec<(TargetName, Measured)>) + Send + Sync>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an observer")
+    }
 }
 
 /// A running relay.
@@ -99,6 +113,7 @@ impl Relay {
             memory,
             lane,
             health,
+            observer,
         } = parts;
         // One target without replayers may not take the others' room.
         let pools = Arc::new(Pools::new(memory / 4));
@@ -123,7 +138,9 @@ impl Relay {
             hello: Hello {
                 node: relay.node.clone(),
                 version: reprise_node::identity::VERSION.to_owned(),
+                measures: observer.is_some(),
             },
+            observer,
             pools: relay.pools.clone(),
             targets,
             watermarks: relay.watermarks.clone(),
@@ -213,6 +230,7 @@ async fn look_after(pools: Arc<Pools>, targets: watch::Receiver<Targets>, health
 #[derive(Debug)]
 struct Feeder {
     hello: Hello,
+    observer: Option<Observer>,
     pools: Arc<Pools>,
     targets: watch::Receiver<Targets>,
     watermarks: Watermarks,
@@ -233,6 +251,7 @@ impl Feeder {
             pools: self.pools.clone(),
             targets: self.targets.clone(),
             watermarks: self.watermarks.clone(),
+            observer: self.observer.clone(),
             retire: self.retire.child_token(),
         }
     }

@@ -48,6 +48,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
             jobs: WINDOW_EXCHANGES as usize / 4,
         },
         health: health.clone(),
+        observer: None,
     });
     let ledger = Arc::new(relay.ledger());
     let mut registry = Registry::default();

@@ -9,6 +9,7 @@
 mod dedup;
 mod take;
 
+mod measuring;
 mod runner;
 mod schedule;
 mod sessions;

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::client::TargetClient;
+use crate::measuring::Measures;
 use crate::metrics::Latency;
 use crate::schedule::Schedule;
 use crate::sessions::{Placed, Room, Sessions};
@@ -35,6 +36,7 @@ pub(crate) struct Runner<T> {
     current: Mutex<Arc<Current>>,
     sessions: Mutex<Sessions<Job<T>>>,
     latency: Latency,
+    measures: Measures,
     retired: AtomicBool,
 }
 
@@ -93,6 +95,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
             current: Mutex::new(Current::new(target)),
             sessions: Mutex::new(Sessions::new(room)),
             latency,
+            measures: Measures::default(),
             retired: AtomicBool::new(false),
         }
     }
@@ -170,14 +173,14 @@ impl<T: Send + Sync + 'static> Runner<T> {
     ) {
         let mut next = Some(first);
         while let Some(job) = next {
-            let disposition = self.send(&job).await;
+            let disposition = self.send(session, &job).await;
             let size = job.exchange.request.size();
             end(job.ticket, &job.exchange, disposition);
             next = self.sessions().next(session, size);
         }
     }
 
-    async fn send(&self, job: &Job<T>) -> Disposition {
+    async fn send(&self, session: u64, job: &Job<T>) -> Disposition {
         let current = self.current();
         // The semaphore is never closed.
         let _permit = current.sender.permits.acquire().await;
@@ -190,14 +193,24 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let Some(client) = &current.sender.client else {
             return Disposition::Failed(Fault::Ours);
         };
+        let begun = Instant::now();
         if job.is_scheduled {
-            self.latency.late(job.since.elapsed());
+            let lateness = begun.saturating_duration_since(job.since);
+            self.latency.late(lateness);
         }
+        self.measures.begun(session, job.since, begun);
         let sent = client.send(&job.exchange).await;
+        let (disposition, latency) = (sent.disposition, sent.latency);
+        self.measures.ended(job.since, disposition, latency, None);
         if matches!(sent.disposition, Disposition::Replayed(_)) {
             self.latency.observe(sent.latency);
         }
         sent.disposition
+    }
+
+    /// What is measured of the target, for those who want it.
+    pub(crate) fn measures(&self) -> &Measures {
+        &self.measures
     }
 
     /// Sessions with a job under way, and jobs that wait behind them or are not due yet.

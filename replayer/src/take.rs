@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Upstream};
 use reprise_traffic::ledger::Tally;
-use reprise_traffic::{Disposition, Exchange, Target, TargetName};
+use reprise_traffic::{Disposition, Exchange, Measured, Target, TargetName};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
@@ -94,9 +95,19 @@ impl Desk {
             .clone()
             .send(up.clone(), input_ended.clone(), self.leaving.clone());
         let sender = tokio::spawn(sending);
+        let measuring = hello.measures.then(|| {
+            let telling = self.clone().tell(relay, up.clone());
+            tokio::spawn(input_ended.clone().run_until_cancelled_owned(telling))
+        });
         loop {
             match down.recv().await {
-                Some(Ok(Downstream::Targets(targets))) => self.learn(relay, &targets),
+                Some(Ok(Downstream::Targets(targets))) => {
+                    self.learn(relay, &targets);
+                    if measuring.is_some() {
+                        self.described_by(relay)
+                            .for_each(|(_, runner)| runner.measures().want());
+                    }
+                }
                 Some(Ok(Downstream::Batch(batch))) => {
                     let accepted = Upstream::Accepted(batch.id);
                     let taken = info_span!("batch", id = batch.id, parcels = batch.parcels.len())
@@ -116,13 +127,41 @@ impl Desk {
                 None => break,
             }
         }
+        let described: Vec<_> = self.described_by(relay).collect();
         self.lock().described.remove(&relay);
         input_ended.cancel();
-        drop(up);
         if let Err(error) = sender.await
             && !error.is_cancelled()
         {
             warn!(%error, "the writer of a relay's answers failed");
+        }
+        if measuring.is_some() {
+            // A relay that is gone has no use for it.
+            let _ = up.send(Upstream::Measured(measured(described))).await;
+        }
+    }
+
+    /// The targets that a relay routes to.
+    fn described_by(
+        &self,
+        relay: u64,
+    ) -> impl Iterator<Item = (TargetName, Arc<Runner<Ticket>>)> + use<> {
+        let inner = self.lock();
+        let names = inner.described.get(&relay).into_iter().flatten();
+        let runners =
+            names.filter_map(|name| Some((name.clone(), inner.runners.get(name)?.clone())));
+        runners.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Tells a relay now and then what was measured of its targets.
+    async fn tell(self: Arc<Desk>, relay: u64, up: mpsc::Sender<Upstream>) {
+        let mut ticks = tokio::time::interval(TELL_EVERY);
+        loop {
+            ticks.tick().await;
+            let measured = measured(self.described_by(relay));
+            if !measured.is_empty() && up.send(Upstream::Measured(measured)).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -276,6 +315,21 @@ impl Desk {
     }
 }
 
+/// Between two words of what was measured.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// What was measured since the last time, of targets of which something was.
+fn measured(
+    runners: impl IntoIterator<Item = (TargetName, Arc<Runner<Ticket>>)>,
+) -> Vec<(TargetName, Measured)> {
+    let measured = runners
+        .into_iter()
+        .map(|(name, runner)| (name, runner.measures().take()));
+    measured
+        .filter(|(_, measured)| !measured.is_empty())
+        .collect()
+}
+
 /// Nobody plans further ahead; clocks that are further apart are wrong.
 const MOST_AHEAD: Duration = Duration::from_secs(10);
 
@@ -333,6 +387,7 @@ mod tests {
         let hello = Hello {
             node: "relay".to_owned(),
             version: String::new(),
+            measures: false,
         };
         let welcome = Welcome {
             node: "replayer".to_owned(),

@@ -76,6 +76,7 @@ impl Embedded {
                 jobs: usize::MAX,
             },
             health: health.clone(),
+            observer: None,
         });
         let (to_relay, from_listener) = joined(hello(), welcome(memory, u64::MAX));
         relay.accept(from_listener);
@@ -141,6 +142,7 @@ fn hello() -> Hello {
     Hello {
         node: NODE.to_owned(),
         version: identity::VERSION.to_owned(),
+        measures: false,
     }
 }
 

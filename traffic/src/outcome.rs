@@ -99,6 +99,12 @@ impl DropReason {
 #[error("unknown reason {0:?}")]
 pub struct UnknownReason(String);
 
+impl UnknownReason {
+    pub(crate) fn new(name: &str) -> UnknownReason {
+        UnknownReason(name.to_owned())
+    }
+}
+
 impl FromStr for Fault {
     type Err = UnknownReason;
 

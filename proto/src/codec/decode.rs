@@ -14,6 +14,7 @@ use reprise_traffic::{
 };
 use tracing::warn;
 
+use super::measured;
 use crate::message::{
     Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
 };
@@ -22,7 +23,7 @@ use crate::wire;
 use crate::wire::downstream::Message as Down;
 use crate::wire::upstream::Message as Up;
 
-type Decoded<T> = Result<T, LinkError>;
+pub(super) type Decoded<T> = Result<T, LinkError>;
 
 pub(super) fn protocol(what: impl Into<String>) -> LinkError {
     LinkError::Protocol(what.into())
@@ -74,7 +75,11 @@ impl Decoder {
 
     pub(crate) fn hello(&self, message: Option<wire::Downstream>) -> Decoded<Hello> {
         match message.and_then(|m| m.message) {
-            Some(Down::Hello(wire::Hello { node, version })) => Ok(Hello { node, version }),
+            Some(Down::Hello(hello)) => Ok(Hello {
+                node: hello.node,
+                version: hello.version,
+                measures: hello.measures,
+            }),
             _ => Err(protocol("the first message is not Hello")),
         }
     }
@@ -226,6 +231,10 @@ impl Decoder {
             Some(Up::Settled(settled)) => Ok(Some(Upstream::Settled(self.settled(settled)?))),
             Some(Up::Returned(returned)) => Ok(Some(Upstream::Returned(self.returned(returned)?))),
             Some(Up::GoAway(go_away)) => Ok(Some(Upstream::GoAway(go_away.reason))),
+            Some(Up::Measured(measured)) => {
+                let named = |targets: &[String]| self.targets(targets);
+                Ok(Some(Upstream::Measured(measured::decode(measured, named)?)))
+            }
             Some(Up::Welcome(_)) => Err(protocol("a second Welcome")),
             None => Ok(None),
         }

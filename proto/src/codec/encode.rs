@@ -8,6 +8,7 @@ use prost::Message as _;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::{Answer, Body, Disposition, Epoch, Source, Target, TargetName};
 
+use super::measured;
 use crate::frames::Chunks;
 use crate::message::{Batch, Delivery, Downstream, Hello, Parcel, Settlement, Upstream, Welcome};
 use crate::pieces::{MAX_ANSWER, PIECE, SMALL};
@@ -51,9 +52,17 @@ impl Tables {
 }
 
 pub(crate) fn encode_hello(hello: &Hello) -> wire::Downstream {
-    let Hello { node, version } = hello.clone();
+    let Hello {
+        node,
+        version,
+        measures,
+    } = hello.clone();
     wire::Downstream {
-        message: Some(Down::Hello(wire::Hello { node, version })),
+        message: Some(Down::Hello(wire::Hello {
+            node,
+            version,
+            measures,
+        })),
     }
 }
 
@@ -239,6 +248,7 @@ pub(crate) fn encode_up(message: Upstream, out: &mut Chunks) {
             }
         }
         Upstream::Returned(deliveries) => send(Up::Returned(encode_returned(deliveries))),
+        Upstream::Measured(targets) => send(Up::Measured(measured::encode(&targets))),
         Upstream::GoAway(reason) => send(Up::GoAway(wire::GoAway { reason })),
     }
 }
