@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::capture::{self, CaptureSpec, NamePattern, Tunnel};
 use crate::governor::CpuLimit;
 use crate::packet::VniRule;
+use crate::reading::crowd::Users;
 use crate::reading::pace::{Pacing, Rate, Repeat, Speed, Stage};
 use crate::reassembly::{Answers, Limits};
 use crate::{SourceSettings, budget, reading};
@@ -152,6 +153,7 @@ impl Config {
                 max_gap: self.max_gap,
                 repeat: self.repeat,
             },
+            users: Users::default(),
             ports: self.read_port.clone(),
             vni: self.vni.clone(),
             // In files they are there in any case.

@@ -9,6 +9,7 @@
 //!
 //! file --packets, records--> requests, in order of time --> window.
 
+pub mod crowd;
 mod merge;
 pub mod pace;
 mod pipe;
@@ -31,6 +32,7 @@ use crate::edge::Edge;
 use crate::intake::Intake;
 use crate::packet::VniRule;
 use crate::reassembly::{self, Answers, Limits, Ports};
+use crowd::Users;
 use merge::Files;
 use pace::Pacing;
 use pipe::Stop;
@@ -47,6 +49,8 @@ pub struct Settings {
     pub files: Vec<PathBuf>,
     /// When their requests leave; of pipes as they come, unless a pace is set.
     pub pacing: Pacing,
+    /// How many users each recorded one becomes.
+    pub users: Users,
     /// Ports that servers listen on; none for any.
     pub ports: Vec<u16>,
     /// Virtual networks to look into.
@@ -62,6 +66,7 @@ impl Default for Settings {
         Settings {
             files: Vec::new(),
             pacing: Pacing::default(),
+            users: Users::default(),
             ports: Vec::new(),
             vni: Vec::new(),
             answers: Answers::Watched,
@@ -183,6 +188,7 @@ impl Opened {
                 stop,
             },
             pacing: self.settings.pacing,
+            users: self.settings.users,
             intake: intake.clone(),
             discards,
         };

@@ -91,12 +91,26 @@ impl SessionKey {
             SessionKey::Connection => None,
             SessionKey::Client => return address_hash(request, false),
             SessionKey::Header(name) => request.head.header(name),
-            SessionKey::Cookie(name) => cookie(&request.head, name),
-            SessionKey::Query(name) => query_parameter(&request.head, name),
+            SessionKey::Cookie(name) => cookies(&request.head, name).next(),
+            SessionKey::Query(name) => query_parameters(&request.head, name).next(),
         };
         match named {
             Some(value) => xxh3_64_with_seed(value, SEED_NAMED),
             None => address_hash(request, true),
+        }
+    }
+}
+
+impl SessionKey {
+    /// Where in a head's bytes the named value ends, each time that it is there.
+    pub fn value_ends(&self, head: &Head) -> Vec<usize> {
+        let end =
+            |value: &[u8]| value.as_ptr() as usize + value.len() - head.raw().as_ptr() as usize;
+        match self {
+            SessionKey::Connection | SessionKey::Client => Vec::new(),
+            SessionKey::Header(name) => values(head, name).map(end).collect(),
+            SessionKey::Cookie(name) => cookies(head, name).map(end).collect(),
+            SessionKey::Query(name) => query_parameters(head, name).map(end).collect(),
         }
     }
 }
@@ -116,23 +130,27 @@ fn address_hash(request: &Captured, with_connection: bool) -> u64 {
     xxh3_64_with_seed(&text[..used], SEED_ADDRESS)
 }
 
-fn cookie<'a>(head: &'a Head, name: &str) -> Option<&'a [u8]> {
+fn values<'a>(head: &'a Head, name: &str) -> impl Iterator<Item = &'a [u8]> {
     head.headers()
-        .filter(|(n, _)| n.eq_ignore_ascii_case("cookie"))
-        .flat_map(|(_, value)| value.split(|b| *b == b';'))
-        .find_map(|pair| {
-            pair.trim_ascii()
-                .strip_prefix(name.as_bytes())?
-                .strip_prefix(b"=")
+        .filter(move |(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
+}
+
+fn cookies<'a>(head: &'a Head, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    values(head, "cookie")
+        .flat_map(|value| value.split(|b| *b == b';'))
+        .filter_map(move |pair| {
+            let pair = pair.trim_ascii();
+            pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
         })
 }
 
-fn query_parameter<'a>(head: &'a Head, name: &str) -> Option<&'a [u8]> {
+fn query_parameters<'a>(head: &'a Head, name: &str) -> impl Iterator<Item = &'a [u8]> {
     let target = head.path_and_query();
-    let query = &target[memchr::memchr(b'?', target)? + 1..];
+    let query = memchr::memchr(b'?', target).map_or(&target[..0], |at| &target[at + 1..]);
     query
         .split(|b| *b == b'&')
-        .find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        .filter_map(move |pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use reprise_traffic::exchange::Captured;
 use tracing::{error, info};
 
+use super::crowd::{Crowd, Users};
 use super::merge::{self, Files, Merge};
 use super::pace::{Pacing, Repeat};
 use super::recording::{Recording, Wanted};
@@ -35,6 +36,7 @@ pub(super) enum Part {
 pub(super) struct Reader {
     pub(super) wanted: Wanted,
     pub(super) pacing: Pacing,
+    pub(super) users: Users,
     pub(super) intake: Arc<Intake>,
     pub(super) discards: bool,
 }
@@ -64,6 +66,63 @@ impl Start {
     }
 }
 
+/// Files on their way into the window.
+struct Stage<'a> {
+    reader: &'a Reader,
+    crowd: Crowd,
+    /// When the first request leaves.
+    start: Option<Start>,
+}
+
+impl Stage<'_> {
+    /// Reads all files once. Returns how many requests were in them, or nothing once the time is over.
+    fn pass(&mut self, merge: &mut Merge, timetable: &mut Timetable) -> Option<u64> {
+        let is_timed = self.reader.pacing.is_timed();
+        let mut requests = 0;
+        loop {
+            if !is_timed {
+                self.reader.wait_for_room(merge.held());
+            }
+            let Some(request) = merge.next() else {
+                return Some(requests);
+            };
+            requests += 1;
+            let after = match timetable.next(request.captured_ns) {
+                Leaves::AtOnce => Duration::ZERO,
+                Leaves::After(after) => after,
+                Leaves::Over => return None,
+            };
+            if self.reader.users.are_as_recorded() {
+                self.send(request, after, merge.held());
+                continue;
+            }
+            self.crowd.add(request, after);
+            // Without a schedule clones leave with their originals.
+            let by = if is_timed { after } else { Duration::MAX };
+            self.leave(by, merge.held());
+        }
+    }
+
+    /// Has those of the crowd leave that leave by then. Whoever reads holds so many bytes.
+    fn leave(&mut self, by: Duration, held: usize) {
+        while let Some((request, after)) = self.crowd.next(by) {
+            let held = held + self.crowd.held();
+            if !self.reader.pacing.is_timed() {
+                self.reader.wait_for_room(held);
+            }
+            self.send(request, after, held);
+        }
+    }
+
+    fn send(&mut self, request: Captured, after: Duration, held: usize) {
+        if !self.reader.pacing.is_timed() {
+            return self.reader.take(request);
+        }
+        let start = *self.start.get_or_insert_with(Start::soon);
+        self.reader.take_due(request, start.due(after), held);
+    }
+}
+
 impl Reader {
     /// Reads all, or until it is told to stop. Returns the number of files that could not be read.
     pub(super) fn read_all(&mut self, parts: Vec<Part>) -> usize {
@@ -81,41 +140,32 @@ impl Reader {
     /// Replays files, as often as asked for.
     fn replay(&self, files: &Files) -> usize {
         let mut timetable = Timetable::new(self.pacing.clone());
-        let mut start = None;
+        let budget = self.wanted.reassembly.budget.clone();
+        let mut stage = Stage {
+            reader: self,
+            crowd: Crowd::new(self.users.clone(), budget),
+            start: None,
+        };
         let mut passes = 0_u32;
-        loop {
+        let unreadable = loop {
             let mut merge = Merge::new(files.clone(), self.wanted.clone());
-            let mut requests = 0_u64;
-            loop {
-                if !self.pacing.is_timed() {
-                    self.wait_for_room(merge.held());
-                }
-                let Some(request) = merge.next() else {
-                    break;
-                };
-                requests += 1;
-                match timetable.next(request.captured_ns) {
-                    Leaves::AtOnce => self.take(request),
-                    Leaves::After(after) => {
-                        let start = *start.get_or_insert_with(Start::soon);
-                        self.take_due(request, start.due(after), merge.held());
-                    }
-                    Leaves::Over => return merge.unreadable(),
-                }
-            }
+            let requests = stage.pass(&mut merge, &mut timetable);
             passes += 1;
-            let is_over = match self.pacing.repeat {
+            let is_over = match (requests, self.pacing.repeat) {
+                (None | Some(0), _) => true,
+                _ if self.wanted.stop.is_asked() => true,
                 _ if !self.pacing.stages.is_empty() => false,
-                Repeat::Times(times) => passes >= times,
-                Repeat::For(_) | Repeat::Forever => false,
+                (_, Repeat::Times(times)) => passes >= times,
+                (_, Repeat::For(_) | Repeat::Forever) => false,
             };
-            // Files without a request would be read for ever.
-            if is_over || requests == 0 || self.wanted.stop.is_asked() {
-                return merge.unreadable();
+            if is_over {
+                break merge.unreadable();
             }
             info!(passes, "reading from the beginning");
             timetable.begin_again();
-        }
+        };
+        stage.leave(Duration::MAX, 0);
+        unreadable
     }
 
     /// Reads a pipe, whose requests leave as they come.

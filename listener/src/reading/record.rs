@@ -127,7 +127,7 @@ pub(super) fn captured(record: &Record<'_>, message: Message) -> Captured {
 }
 
 /// The first of the addresses that lead nowhere (RFC 6666).
-const NOBODY: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
+pub(super) const NOBODY: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
 
 /// An address of those that lead nowhere, the same for all requests of a connection.
 fn client(id: &[u8]) -> SocketAddr {
