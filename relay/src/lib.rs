@@ -174,6 +174,11 @@ impl Relay {
         ));
     }
 
+    /// Replayers that are connected, and all that should be.
+    pub fn replayers(&self) -> (usize, usize) {
+        self.pools.links()
+    }
+
     /// What passed through this relay, by listener epoch and target.
     pub fn ledger(&self) -> impl Fn() -> LedgerReport + Send + Sync + 'static {
         let (node, tally) = (self.node.clone(), self.tally.clone());

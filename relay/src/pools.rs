@@ -91,6 +91,13 @@ impl Pools {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Members that are connected, and all that should serve.
+    pub(crate) fn links(&self) -> (usize, usize) {
+        let serving = self.serving();
+        let up = serving.values().filter(|serving| serving.link.is_up());
+        (up.count(), serving.len())
+    }
+
     /// A member should serve from now on.
     pub(crate) fn add(&self, serving: Serving) {
         self.serving().insert(serving.link.name.clone(), serving);

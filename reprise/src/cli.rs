@@ -14,6 +14,7 @@ use reprise_node::telemetry::{self, LogFormat, TelemetrySettings};
 use crate::demo::{self, DemoArgs};
 use crate::inspect::{self, InspectArgs};
 use crate::ledger::{self, LedgerArgs};
+use crate::load::{self, LoadArgs};
 use crate::modes::{self, ListenerArgs, RelayArgs, ReplayerArgs, RunArgs};
 
 /// Give staging a repeat performance of production's HTTP traffic.
@@ -44,13 +45,14 @@ enum Mode {
     Replayer(ReplayerArgs),
     Ledger(LedgerArgs),
     Inspect(InspectArgs),
+    Load(LoadArgs),
     Demo(DemoArgs),
 }
 
 #[derive(Debug, Args)]
 struct LogArgs {
     /// Log level (error, warn, info, debug, trace) or directives such as info,reprise_relay=debug; REPRISE_LOG counts
-    /// where it isn't given [default: info; error for demo, ledger and inspect]
+    /// where it isn't given [default: info; error for demo, ledger and inspect, warn for load]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
     /// How log lines on stderr look: text or json
@@ -117,6 +119,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         Mode::Relay(args) => Work::new(modes::relay(args)),
         Mode::Replayer(args) => Work::new(modes::replayer(args)),
         Mode::Ledger(args) => Work::new(ledger::run(args)),
+        Mode::Load(args) => Work::new(load::run(args)),
         Mode::Demo(args) => Work::new(demo::run(args)),
         // Nothing else runs in this process.
         Mode::Inspect(args) => Work::new(async move { inspect::run(&args) }),
@@ -156,14 +159,19 @@ fn telemetry_settings(cli: &Cli) -> TelemetrySettings {
         Mode::Replayer(_) => "replayer",
         Mode::Ledger(_) => "ledger",
         Mode::Inspect(_) => "inspect",
+        Mode::Load(_) => "load",
         Mode::Demo(_) => "demo",
     };
-    let quiet = matches!(cli.mode, Mode::Demo(_) | Mode::Ledger(_) | Mode::Inspect(_));
+    let quiet = match cli.mode {
+        Mode::Demo(_) | Mode::Ledger(_) | Mode::Inspect(_) => Some("error"),
+        Mode::Load(_) => Some("warn"),
+        _ => None,
+    };
     let log = cli.log.log.clone();
     TelemetrySettings {
         role,
         node: None,
-        log: log.or_else(|| quiet.then(|| "error".to_owned())),
+        log: log.or_else(|| quiet.map(str::to_owned)),
         log_format: cli.log.log_format,
     }
 }

@@ -1,7 +1,8 @@
-//! All roles in one process: the same code, joined by channels instead of sockets.
+//! All roles in one process: the same code, joined by channels instead of sockets; or all but the replayers.
 //!
-//! What enters: packets and mirrored requests on this host, and capture files. What leaves: requests to the targets. What may be lost:
-//! when memory or CPU is short, whole sessions are left out and counted; production never waits.
+//! What enters: packets and mirrored requests on this host, capture files and recordings. What leaves: requests to the
+//! targets, or to the replayers of a cluster. What may be lost: when memory or CPU is short, whole sessions are left out and
+//! counted; production never waits.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,14 +14,15 @@ use reprise_listener::governor::CpuLimit;
 use reprise_listener::ship::Relays;
 use reprise_listener::{Ended, Listener, SourceSettings, Sources};
 use reprise_node::admin::{self, Admin};
-use reprise_node::membership::Targets;
+use reprise_node::membership::{Members, Targets};
 use reprise_node::{Health, ListenAddress, identity, metrics};
 use reprise_proto::{Hello, Welcome, joined};
-use reprise_relay::{Load, Relay, Replayers};
+use reprise_relay::{Load, Observer, Relay, Replayers};
 use reprise_replayer::Replayer;
+use reprise_traffic::ledger::EpochReport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::info;
+use tracing::{info, warn};
 
 /// What an embedded cluster needs to know.
 #[derive(Debug)]
@@ -30,13 +32,17 @@ pub(crate) struct EmbeddedConfig {
     pub(crate) admin: ListenAddress,
     pub(crate) cpu_limit: CpuLimit,
     pub(crate) drain_timeout: Duration,
+    /// Replayers elsewhere; without them one in this process.
+    pub(crate) replayers: Option<watch::Receiver<Members>>,
+    /// Gets what the replayers measure.
+    pub(crate) observer: Option<Observer>,
 }
 
 /// A running embedded cluster.
 pub(crate) struct Embedded {
     listener: Listener,
     relay: Relay,
-    replayer: Replayer,
+    replayer: Option<Replayer>,
     admin: SocketAddr,
     serving: JoinHandle<()>,
     drain_timeout: Duration,
@@ -59,26 +65,34 @@ impl Embedded {
         // the same bytes and need none of their own.
         let memory = sources.budget().limit();
 
-        let replayer = Replayer::start(NODE.to_owned(), memory, &mut registry)
-            .context("start the schedule")?;
-        // What is too much for the replayer waits in the relay.
-        let credit = reprise_replayer::TARGET_JOBS as u64;
-        let (to_replayer, from_relay) = joined(hello(), welcome(memory, credit));
-        replayer.accept(from_relay);
+        let (replayer, replayers) = match config.replayers {
+            Some(members) => (None, Replayers::Network(members)),
+            None => {
+                let replayer = Replayer::start(NODE.to_owned(), memory, &mut registry)
+                    .context("start the schedule")?;
+                // What is too much for the replayer waits in the relay.
+                let credit = reprise_replayer::TARGET_JOBS as u64;
+                let hello = hello(config.observer.is_some());
+                let (to_replayer, from_relay) = joined(hello, welcome(memory, credit));
+                replayer.accept(from_relay);
+                (Some(replayer), Replayers::InProcess(to_replayer))
+            }
+        };
 
         let relay = Relay::start(reprise_relay::Parts {
             node: NODE.to_owned(),
             targets: config.targets,
-            replayers: Replayers::InProcess(to_replayer),
+            replayers,
             memory: memory.saturating_mul(2),
             lane: Load {
                 bytes: memory,
                 jobs: usize::MAX,
             },
             health: health.clone(),
-            observer: None,
+            observer: config.observer,
         });
-        let (to_relay, from_listener) = joined(hello(), welcome(memory, u64::MAX));
+        connected(&relay).await;
+        let (to_relay, from_listener) = joined(hello(false), welcome(memory, u64::MAX));
         relay.accept(from_listener);
 
         let listener = Listener::start(reprise_listener::Parts {
@@ -113,6 +127,12 @@ impl Embedded {
         })
     }
 
+    /// The books as they stand.
+    pub(crate) fn books(&self) -> EpochReport {
+        let report = self.listener.ledger()();
+        report.epochs.into_iter().next().unwrap_or_default()
+    }
+
     /// Where metrics, health and ledger are.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
@@ -132,17 +152,32 @@ impl Embedded {
     pub(crate) async fn drain(self) -> Ended {
         let ended = self.listener.drain(self.drain_timeout).await;
         self.relay.drain(Duration::from_secs(2)).await;
-        self.replayer.drain(Duration::from_secs(2)).await;
+        if let Some(replayer) = self.replayer {
+            replayer.drain(Duration::from_secs(2)).await;
+        }
         self.serving.abort();
         ended
     }
 }
 
-fn hello() -> Hello {
+/// Waits until all replayers can be reached, for a time in which those would that live.
+async fn connected(relay: &Relay) {
+    for _ in 0..100 {
+        let (up, all) = relay.replayers();
+        if up == all {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (up, all) = relay.replayers();
+    warn!("{} of {all} replayers can't be reached", all - up);
+}
+
+fn hello(measures: bool) -> Hello {
     Hello {
         node: NODE.to_owned(),
         version: identity::VERSION.to_owned(),
-        measures: false,
+        measures,
     }
 }
 

@@ -9,6 +9,7 @@ mod embedded;
 mod fetch;
 mod inspect;
 mod ledger;
+mod load;
 mod modes;
 mod table;
 

@@ -338,6 +338,8 @@ async fn replay_here(
         admin: config.admin,
         cpu_limit: config.cpu_limit,
         drain_timeout: config.drain_timeout,
+        replayers: None,
+        observer: None,
     })
     .await?;
     tokio::select! {

@@ -69,6 +69,8 @@ impl Stage {
             admin: ListenAddress::loopback(Place::loopback().free()?.port()),
             cpu_limit: listener.cpu_limit,
             drain_timeout: DRAIN,
+            replayers: None,
+            observer: None,
         };
         let embedded = Embedded::start(config).await?;
         for (shop, endpoint) in scene.production.iter().zip(embedded.mirrors()) {
