@@ -16,6 +16,7 @@
 use std::io::Write;
 
 use reprise_traffic::framing::{self, Framing, FramingError};
+use reprise_traffic::lines::{HeaderLine, Lines};
 use reprise_traffic::target::Target;
 use reprise_traffic::{Body, Exchange, Head, MARKER};
 
@@ -100,7 +101,7 @@ impl Rewriter {
         let mut out = Vec::with_capacity(captured.raw().len() + 128);
         let mut has_host = false;
         let mut in_headers = false;
-        for line in Lines(captured.raw()) {
+        for line in Lines::of(captured.raw()) {
             let is_empty = matches!(line, b"\r\n");
             if !in_headers {
                 // Empty lines may precede the request line (RFC 9112 §2.2).
@@ -164,54 +165,6 @@ fn end_chunks(tail: &mut Vec<u8>, trailers: &[u8]) {
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("a Vec takes every byte");
-}
-
-/// The lines of a parsed head, each with its CRLF; a [`Head`] has neither bare LFs nor folded lines.
-struct Lines<'a>(&'a [u8]);
-
-impl<'a> Iterator for Lines<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let end = memchr::memchr(b'\n', self.0)? + 1;
-        let (line, rest) = self.0.split_at(end);
-        self.0 = rest;
-        Some(line)
-    }
-}
-
-struct HeaderLine<'a> {
-    line: &'a [u8],
-    name: &'a [u8],
-    /// Without the white space around it.
-    value: &'a [u8],
-    /// Where the value begins in the line.
-    value_at: usize,
-}
-
-impl<'a> HeaderLine<'a> {
-    fn of(line: &'a [u8]) -> HeaderLine<'a> {
-        let colon = memchr::memchr(b':', line).unwrap_or(line.len());
-        let rest = line.get(colon + 1..).unwrap_or_default();
-        let blank = |b: &&u8| matches!(b, b' ' | b'\t');
-        HeaderLine {
-            line,
-            name: &line[..colon],
-            value: rest.trim_ascii(),
-            value_at: colon + 1 + rest.iter().take_while(blank).count(),
-        }
-    }
-
-    fn is(&self, name: &str) -> bool {
-        self.name.eq_ignore_ascii_case(name.as_bytes())
-    }
-
-    /// The same line with another value.
-    fn put_with(&self, out: &mut Vec<u8>, value: &[u8]) {
-        out.extend_from_slice(&self.line[..self.value_at.min(self.line.len())]);
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod framing;
 pub mod gor;
 pub mod head;
 pub mod ledger;
+pub mod lines;
 pub mod outcome;
 pub mod rules;
 pub mod session;
