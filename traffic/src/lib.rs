@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod changes;
 pub mod exchange;
 pub mod framing;
 pub mod gor;
@@ -21,6 +22,7 @@ pub mod target;
 
 pub use answer::{Answer, AnswerHead};
 pub use body::{Body, BodyMut};
+pub use changes::{ChangeError, Changes};
 pub use exchange::{Epoch, Exchange, ExchangeId, Source};
 pub use head::{Head, HeadError};
 pub use outcome::{Disposition, DropReason, Fault};

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::changes::{Changes, HeaderRewrite, UrlRewrite};
 use crate::rules::{HeaderRule, Rules, Share};
 use crate::session::SessionKey;
 
@@ -101,7 +102,7 @@ impl From<RateLimit> for String {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetDocument {
-    /// Where replayed requests go: `http://host[:port]` or `https://host[:port]`.
+    /// Where replayed requests go: `http://host[:port][/base/path]`, or the same with https.
     pub url: String,
     /// The pool of replayers that serves this target.
     #[serde(default = "default_pool")]
@@ -136,6 +137,24 @@ pub struct TargetDocument {
     /// Keep the captured Host header instead of the target's own host.
     #[serde(default)]
     pub original_host: bool,
+    /// Header lines that go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove_headers: Vec<String>,
+    /// Values by name: in the place of the first line of that name instead of all of them, else behind the last header.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_headers: BTreeMap<String, String>,
+    /// Values by name, as on the wire: in the place of the first query parameter of that name, else behind the last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_params: BTreeMap<String, String>,
+    /// Changes of path and query, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewrite_urls: Vec<UrlRewrite>,
+    /// Changes of header values, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewrite_headers: Vec<HeaderRewrite>,
+    /// File, on the replayers, with `user:password` for Basic authentication, instead of the captured Authorization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic_auth_file: Option<String>,
     /// Time for an answer, from the first byte sent to the last received.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub timeout: Duration,
@@ -151,6 +170,15 @@ pub struct TargetDocument {
     /// PEM file, on the replayers, of the authorities to trust for an https target, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
+    /// PEM file, on the replayers, of the certificate to show to an https target, with those that vouch for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert_file: Option<String>,
+    /// PEM file, on the replayers, of the certificate's private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key_file: Option<String>,
+    /// Name to send as SNI and to look for in an https target's certificate, instead of the URL's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
 }
 
 fn default_pool() -> String {
@@ -192,11 +220,51 @@ impl TargetDocument {
             session_key: SessionKey::default(),
             rate_limit: None,
             original_host: false,
+            remove_headers: Vec::new(),
+            set_headers: BTreeMap::new(),
+            set_params: BTreeMap::new(),
+            rewrite_urls: Vec::new(),
+            rewrite_headers: Vec::new(),
+            basic_auth_file: None,
             timeout: default_timeout(),
             max_age: default_max_age(),
             concurrency: default_concurrency(),
             skip_verify: false,
             ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            server_name: None,
+        }
+    }
+
+    /// What no key shows by itself.
+    fn check(&self, endpoint: &Endpoint) -> Result<(), String> {
+        if self.pool.is_empty() {
+            return Err("pool: is empty".to_owned());
+        }
+        let names = self.set_headers.keys().chain(&self.remove_headers);
+        let authorization = |name: &String| name.eq_ignore_ascii_case("authorization");
+        if self.basic_auth_file.is_some() && names.clone().any(authorization) {
+            let reason = "set_headers or remove_headers has Authorization too";
+            return Err(format!("basic_auth_file: {reason}"));
+        }
+        match (&self.client_cert_file, &self.client_key_file) {
+            (Some(_), None) => {
+                return Err("client_cert_file: client_key_file is missing".to_owned());
+            }
+            (None, Some(_)) => {
+                return Err("client_key_file: client_cert_file is missing".to_owned());
+            }
+            _ => {}
+        }
+        let https_only = [
+            ("client_cert_file", &self.client_cert_file),
+            ("server_name", &self.server_name),
+        ];
+        let useless = https_only.iter().find(|(_, value)| value.is_some());
+        match useless.filter(|_| !endpoint.tls) {
+            Some((key, _)) => Err(format!("{key}: the url {:?} is not https", self.url)),
+            None => Ok(()),
         }
     }
 
@@ -221,15 +289,17 @@ pub struct Endpoint {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The path that goes in front of each request's: empty, or begins with a slash and ends without one.
+    pub base: String,
 }
 
 impl Endpoint {
-    /// Reads `http://host[:port][/]`.
+    /// Reads `http://host[:port][/base/path]`.
     ///
     /// # Errors
     /// One line that says what a URL should look like.
     pub fn parse(url: &str) -> Result<Endpoint, String> {
-        let wrong = |what: &str| format!("url {url:?}: {what}; write http://HOST[:PORT]");
+        let wrong = |what: &str| format!("url {url:?}: {what}; write http://HOST[:PORT][/PATH]");
         let uri: http::Uri = url.parse().map_err(|_| wrong("not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -240,8 +310,9 @@ impl Endpoint {
         if authority.as_str().contains('@') {
             return Err(wrong("user and password don't belong in it"));
         }
-        if uri.path() != "/" || uri.query().is_some() {
-            return Err(wrong("a path is not supported"));
+        // The parser takes a fragment off without a word.
+        if uri.query().is_some() || url.contains('#') {
+            return Err(wrong("a query or fragment doesn't belong in it"));
         }
         let host = authority
             .host()
@@ -263,6 +334,7 @@ impl Endpoint {
             tls,
             host: host.to_owned(),
             port,
+            base: uri.path().trim_end_matches('/').to_owned(),
         })
     }
 
@@ -293,6 +365,8 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// From its filters and its share.
     pub rules: Rules,
+    /// What its requests are changed to.
+    pub changes: Changes,
 }
 
 impl Target {
@@ -311,15 +385,15 @@ impl Target {
         };
         let endpoint = Endpoint::parse(&document.url).map_err(refuse)?;
         let rules = Rules::compile(&document).map_err(refuse)?;
-        if document.pool.is_empty() {
-            return Err(refuse("pool: is empty".to_owned()));
-        }
+        let changes = Changes::compile(&document, &endpoint.base).map_err(refuse)?;
+        document.check(&endpoint).map_err(refuse)?;
         Ok(Target {
             name,
             revision,
             document,
             endpoint,
             rules,
+            changes,
         })
     }
 }
@@ -411,6 +485,14 @@ mod tests {
                 "targets:\n  a/b: {url: 'http://h', rate_limit: fast}",
                 "fast",
             ),
+            (
+                "targets:\n  a/b: {url: 'https://h', client_key_file: /k}",
+                "client_cert_file is missing",
+            ),
+            (
+                "targets:\n  a/b: {url: 'http://h', server_name: s}",
+                "server_name: the url",
+            ),
             ("targets:\n  b: {url: 'http://h'}", "TEAM/NAME"),
             ("targets:\n  a/b: {}", "url"),
             ("targets: [", "line"),
@@ -430,13 +512,23 @@ mod tests {
         assert_eq!((endpoint.host.as_str(), endpoint.port), ("::1", 8080));
         assert_eq!(endpoint.host_header(), "[::1]:8080");
         assert_eq!(Endpoint::parse("https://h").unwrap().host_header(), "h");
+        for (url, base) in [
+            ("http://h", ""),
+            ("http://h/", ""),
+            ("http://h//", ""),
+            ("http://h:1/a//b%20/", "/a//b%20"),
+        ] {
+            assert_eq!(Endpoint::parse(url).unwrap().base, base, "{url}");
+        }
         for url in [
             "h",
             "http://",
             "http://h:0",
             "http://h:x",
             "http://u:p@h",
-            "http://h/a",
+            "http://h/a?b",
+            "http://h/a#b",
+            "http://h/a b",
             "",
         ] {
             assert!(Endpoint::parse(url).is_err(), "{url}");
