@@ -5,7 +5,7 @@
 //!
 //! | What happened                                   | safe method             | unsafe method   |
 //! |-------------------------------------------------|-------------------------|-----------------|
-//! | head and body don't fit together, nothing sent  | `failed` (ours)         | the same        |
+//! | no whole request can be made, nothing sent      | `failed` (ours)         | the same        |
 //! | no name, no connection, no TLS: nothing sent    | `failed` (network)      | the same        |
 //! | closed, silent or no HTTP before a final status | `failed` (target)       | `unknown`       |
 //! | the same in the response's body                 | `failed` (target)       | `replayed`      |
@@ -20,12 +20,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use reprise_node::LogLimit;
 use reprise_traffic::target::{Target, TargetName};
 use reprise_traffic::{Disposition, Exchange, ExchangeId, Fault};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::connection::{Connection, Trip, TripError};
+use crate::credentials::CredentialsError;
 use crate::dial::{DialError, Dialer};
 use crate::pool::Pool;
 use crate::response::ResponseError;
@@ -39,7 +41,18 @@ pub struct ClientError {
     /// Its name.
     pub target: TargetName,
     /// What is wrong with it.
-    pub source: TlsError,
+    pub source: SetUpError,
+}
+
+/// What a target needs and this replayer hasn't got.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// For https.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The user and password.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
 }
 
 /// How the delivery of one exchange ended.
@@ -64,25 +77,30 @@ pub struct TargetClient {
     timeout: Duration,
     /// Kinds of errors that were logged since the last answer, a bit for each.
     logged: AtomicU32,
+    unsendable: LogLimit,
 }
 
+/// Between two lines about requests that can't be sent.
+const UNSENDABLE_EVERY: Duration = Duration::from_secs(10);
+
 impl TargetClient {
-    /// A client without connections; for https it reads the authorities to trust.
+    /// A client without connections; it reads the files that the document names.
     ///
     /// # Errors
-    /// When the `ca_file` can't be used, or this machine knows no authorities.
+    /// When one of them can't be used, or this machine knows no authorities for https.
     pub fn new(target: &Target) -> Result<TargetClient, ClientError> {
-        let dialer = Dialer::new(target).map_err(|source| ClientError {
+        let refuse = |source: SetUpError| ClientError {
             target: target.name.clone(),
             source,
-        })?;
+        };
         Ok(TargetClient {
             name: target.name.clone(),
-            rewriter: Rewriter::new(target),
-            dialer,
+            rewriter: Rewriter::new(target).map_err(|e| refuse(e.into()))?,
+            dialer: Dialer::new(target).map_err(|e| refuse(e.into()))?,
             pool: Pool::new(target.document.concurrency.get() as usize),
             timeout: target.document.timeout,
             logged: AtomicU32::new(0),
+            unsendable: LogLimit::every(UNSENDABLE_EVERY),
         })
     }
 
@@ -93,9 +111,10 @@ impl TargetClient {
         let outgoing = match self.rewriter.rewrite(exchange) {
             Ok(outgoing) => outgoing,
             Err(error) => {
-                let failure = Failure::before_sending(SendError::Unsendable(error));
-                self.report(&failure, &exchange.id);
-                return failure.delivery(is_safe, 0);
+                if let Some(suppressed) = self.unsendable.allow() {
+                    warn!(target = %self.name, exchange = %exchange.id, suppressed, "not sent: {error}");
+                }
+                return Failure::before_sending(SendError::Unsendable(error)).delivery(is_safe, 0);
             }
         };
         let method = exchange.request.head.method();

@@ -14,6 +14,7 @@ mod sessions;
 
 mod client;
 mod connection;
+mod credentials;
 mod dial;
 mod pool;
 mod resolve;
@@ -37,8 +38,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-pub use client::{ClientError, Delivery, TargetClient};
+pub use client::{ClientError, Delivery, SetUpError, TargetClient};
 pub use config::Config;
+pub use credentials::CredentialsError;
 pub use run::run;
 pub use tls::TlsError;
 
