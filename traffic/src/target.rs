@@ -544,6 +544,13 @@ mod tests {
             .find(|t| t.name.as_str() == "shop/checkout-v2");
         let full = serde_json::to_value(&full.unwrap().document).unwrap();
         let default = serde_json::to_value(TargetDocument::new("http://h")).unwrap();
+        let refused = serde_json::from_str::<TargetDocument>("{\"nonsense\": 1}").unwrap_err();
+        let refused = refused.to_string();
+        let keys: Vec<&str> = refused.split('`').skip(3).step_by(2).collect();
+        assert!(keys.contains(&"url") && keys.len() > 20, "{keys:?}");
+        for key in keys {
+            assert!(full.get(key).is_some(), "{key}");
+        }
         for (key, value) in full.as_object().unwrap() {
             assert!(text.contains(&format!("\n    {key}: ")), "{key}");
             assert_ne!(default.get(key), Some(value), "{key}");

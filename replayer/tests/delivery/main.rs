@@ -11,4 +11,6 @@ mod https;
 #[cfg(test)]
 mod nginx;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod server;
