@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod breaker;
 pub mod changes;
 pub mod exchange;
 pub mod framing;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::breaker::Breaker;
 use crate::changes::{Changes, HeaderRewrite, UrlRewrite};
 use crate::rules::{HeaderRule, Rules, Share};
 use crate::session::SessionKey;
@@ -158,6 +159,22 @@ pub struct TargetDocument {
     /// Time for an answer, from the first byte sent to the last received.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub timeout: Duration,
+    /// Time for a new connection, TLS included; `timeout`, where that is shorter.
+    #[serde(
+        default = "default_connect_timeout",
+        with = "humantime_serde",
+        skip_serializing_if = "is_default_connect_timeout"
+    )]
+    pub connect_timeout: Duration,
+    /// Redirects of safe requests that are followed, to the same host.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub redirects: u32,
+    /// How often a request that got no answer is sent again, where that does no harm.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: u32,
+    /// When to stop trying for a while.
+    #[serde(default, skip_serializing_if = "is_default_breaker")]
+    pub breaker: Breaker,
     /// An exchange that waited longer than this before it was sent is dropped.
     #[serde(default = "default_max_age", with = "humantime_serde")]
     pub max_age: Duration,
@@ -195,6 +212,29 @@ fn default_timeout() -> Duration {
     Duration::from_secs(5)
 }
 
+fn default_connect_timeout() -> Duration {
+    Duration::from_secs(2)
+}
+
+// What has its default isn't sent along, so that a replayer of the version before takes the document.
+fn is_default_connect_timeout(time: &Duration) -> bool {
+    *time == default_connect_timeout()
+}
+
+fn is_default_breaker(breaker: &Breaker) -> bool {
+    *breaker == Breaker::default()
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// More redirects than browsers follow are a mistake.
+const MAX_REDIRECTS: u32 = 20;
+
+/// More retries would only load a target that is down.
+const MAX_RETRIES: u32 = 10;
+
 fn default_max_age() -> Duration {
     Duration::from_secs(60)
 }
@@ -227,6 +267,10 @@ impl TargetDocument {
             rewrite_headers: Vec::new(),
             basic_auth_file: None,
             timeout: default_timeout(),
+            connect_timeout: default_connect_timeout(),
+            redirects: 0,
+            retries: 0,
+            breaker: Breaker::default(),
             max_age: default_max_age(),
             concurrency: default_concurrency(),
             skip_verify: false,
@@ -242,6 +286,23 @@ impl TargetDocument {
         if self.pool.is_empty() {
             return Err("pool: is empty".to_owned());
         }
+        for (key, time) in [
+            ("timeout", self.timeout),
+            ("connect_timeout", self.connect_timeout),
+        ] {
+            if time.is_zero() {
+                return Err(format!("{key}: 0s would let nothing through"));
+            }
+        }
+        for (key, number, most) in [
+            ("redirects", self.redirects, MAX_REDIRECTS),
+            ("retries", self.retries, MAX_RETRIES),
+        ] {
+            if number > most {
+                return Err(format!("{key}: {number} is more than {most}"));
+            }
+        }
+        self.breaker.check()?;
         let names = self.set_headers.keys().chain(&self.remove_headers);
         let authorization = |name: &String| name.eq_ignore_ascii_case("authorization");
         if self.basic_auth_file.is_some() && names.clone().any(authorization) {
@@ -484,6 +545,12 @@ mod tests {
             (
                 "targets:\n  a/b: {url: 'http://h', rate_limit: fast}",
                 "fast",
+            ),
+            ("targets:\n  a/b: {url: 'http://h', redirects: 21}", "21"),
+            ("targets:\n  a/b: {url: 'http://h', retries: 11}", "11"),
+            (
+                "targets:\n  a/b: {url: 'http://h', connect_timeout: 0s}",
+                "0s",
             ),
             (
                 "targets:\n  a/b: {url: 'https://h', client_key_file: /k}",
