@@ -9,6 +9,8 @@
 mod dedup;
 mod take;
 
+mod breaker;
+mod gate;
 mod runner;
 mod sessions;
 
@@ -44,7 +46,7 @@ pub use credentials::CredentialsError;
 pub use run::run;
 pub use tls::TlsError;
 
-use crate::metrics::{Answers, Latencies};
+use crate::metrics::{Answers, Breakers, Latencies};
 use crate::sessions::Room;
 use crate::take::Desk;
 
@@ -69,7 +71,11 @@ impl Replayer {
     pub fn start(node: String, queue_bytes: usize, registry: &mut Registry) -> Replayer {
         let tally: Arc<Mutex<Tally>> = Arc::default();
         let leaving = CancellationToken::new();
-        let metrics = (Latencies::register(registry), Answers::register(registry));
+        let metrics = (
+            Latencies::register(registry),
+            Breakers::register(registry),
+            Answers::register(registry),
+        );
         let room = Room {
             bytes: queue_bytes,
             jobs: TARGET_JOBS,

@@ -1,8 +1,8 @@
 //! Sends one target's jobs: each session in order, as many sessions at a time as the target allows.
 //!
 //! What enters: jobs. What leaves: requests, and how each ended. What may be lost: a job that waited longer than the
-//! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), and one whose target was deleted
-//! while it waited (`not_a_target`).
+//! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), one whose target doesn't answer
+//! (`breaker_open`), and one whose target was deleted while it waited (`not_a_target`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::client::TargetClient;
-use crate::metrics::Latency;
+use crate::gate::Gate;
+use crate::metrics::{BreakerMeter, Latency};
 use crate::sessions::{Placed, Room, Sessions};
 
 /// An exchange to be sent to the target.
@@ -30,6 +31,7 @@ pub(crate) struct Runner<T> {
     current: Mutex<Arc<Current>>,
     sessions: Mutex<Sessions<Job<T>>>,
     latency: Latency,
+    breaker: BreakerMeter,
     retired: AtomicBool,
 }
 
@@ -44,16 +46,22 @@ struct Sender {
     /// `None` where no client can be made of the document.
     client: Option<TargetClient>,
     permits: Semaphore,
+    gate: Gate,
 }
 
 impl Current {
-    fn new(target: Arc<Target>) -> Arc<Current> {
+    fn new(target: Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
         let client = TargetClient::new(&target);
         let client = client
             .inspect_err(|error| warn!("{error}; its exchanges fail"))
             .ok();
         let permits = Semaphore::new(target.document.concurrency.get() as usize);
-        let sender = Arc::new(Sender { client, permits });
+        let gate = Gate::new(&target, breaker.clone());
+        let sender = Arc::new(Sender {
+            client,
+            permits,
+            gate,
+        });
         let since = Instant::now();
         Arc::new(Current {
             target,
@@ -64,10 +72,11 @@ impl Current {
 }
 
 impl Current {
-    /// A newer revision; the client and its connections stay where the document is the same.
-    fn with(self: &Arc<Current>, target: &Arc<Target>) -> Arc<Current> {
+    /// A newer revision; the client, its connections and the breaker stay where the document is the same.
+    fn with(self: &Arc<Current>, target: &Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
         if target.document != self.target.document {
-            return Current::new(target.clone());
+            self.sender.gate.retire();
+            return Current::new(target.clone(), breaker);
         }
         let (target, since) = (target.clone(), Instant::now());
         Arc::new(Current {
@@ -83,11 +92,16 @@ const SKEW: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl<T: Send + Sync + 'static> Runner<T> {
     /// A target of which so much may be here.
-    pub(crate) fn new(target: Arc<Target>, room: Room, latency: Latency) -> Runner<T> {
+    pub(crate) fn new(
+        target: Arc<Target>,
+        room: Room,
+        (latency, breaker): (Latency, BreakerMeter),
+    ) -> Runner<T> {
         Runner {
-            current: Mutex::new(Current::new(target)),
+            current: Mutex::new(Current::new(target, &breaker)),
             sessions: Mutex::new(Sessions::new(room)),
             latency,
+            breaker,
             retired: AtomicBool::new(false),
         }
     }
@@ -107,13 +121,14 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let newer = target.revision > known.revision
             || (target.document != known.document && current.since.elapsed() > SKEW);
         if newer {
-            *current = current.with(target);
+            *current = current.with(target, &self.breaker);
         }
     }
 
     /// The target was deleted: what waits is not sent any more.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
+        self.current().sender.gate.retire();
     }
 
     /// Takes a job; `end` is called once with how it ended.
@@ -123,6 +138,14 @@ impl<T: Send + Sync + 'static> Runner<T> {
         end: impl Fn(T, &Exchange, Disposition) + Clone + Send + 'static,
     ) {
         let current = self.current();
+        if current
+            .sender
+            .gate
+            .is_shut(job.exchange.request.head.is_safe())
+        {
+            let dropped = Disposition::Dropped(DropReason::BreakerOpen);
+            return end(job.ticket, &job.exchange, dropped);
+        }
         let session = current
             .target
             .document
@@ -169,18 +192,28 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     async fn send(&self, job: &Job<T>) -> Disposition {
         let current = self.current();
+        let sender = &current.sender;
+        let dropped = Disposition::Dropped(DropReason::BreakerOpen);
+        let Some(pass) = sender.gate.pass(job.exchange.request.head.is_safe()) else {
+            return dropped;
+        };
         // The semaphore is never closed.
-        let _permit = current.sender.permits.acquire().await;
+        let _permit = tokio::select! {
+            biased;
+            () = pass.revoked() => return dropped,
+            permit = sender.permits.acquire() => permit,
+        };
         if self.retired.load(Ordering::Relaxed) {
             return Disposition::Dropped(DropReason::NotATarget);
         }
         if job.since.elapsed() > current.target.document.max_age {
             return Disposition::Dropped(DropReason::Expired);
         }
-        let Some(client) = &current.sender.client else {
+        let Some(client) = &sender.client else {
             return Disposition::Failed(Fault::Ours);
         };
         let sent = client.send(&job.exchange).await;
+        pass.ended(sent.disposition);
         if matches!(sent.disposition, Disposition::Replayed(_)) {
             self.latency.observe(sent.latency);
         }
@@ -193,5 +226,99 @@ impl<T: Send + Sync + 'static> Runner<T> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use prometheus_client::registry::Registry;
+    use reprise_traffic::exchange::Captured;
+    use reprise_traffic::{Body, Epoch, ExchangeId, Head, Source, TargetDocument, TargetName};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::metrics::{Breakers, Latencies};
+
+    const SHUT: Disposition = Disposition::Dropped(DropReason::BreakerOpen);
+    const SILENT: Disposition = Disposition::Failed(Fault::Target);
+
+    fn runner(url: &str, yaml: &str) -> Arc<Runner<u64>> {
+        let document = TargetDocument::parse("t", &format!("{{url: '{url}', {yaml}}}")).unwrap();
+        let target = Target::new(TargetName::new("t/a").unwrap(), 1, document).unwrap();
+        let mut registry = Registry::default();
+        let meters = (
+            Latencies::register(&mut registry).of(&target.name),
+            Breakers::register(&mut registry).of(&target.name),
+        );
+        let room = Room {
+            bytes: 1 << 20,
+            jobs: 1000,
+        };
+        Arc::new(Runner::new(Arc::new(target), room, meters))
+    }
+
+    /// A GET of the session `client`.
+    fn job(number: u64, client: u16) -> Job<u64> {
+        let exchange = Exchange {
+            id: ExchangeId {
+                epoch: Arc::new(Epoch::new("web", 1)),
+                sequence: number,
+            },
+            request: Captured {
+                captured_ns: 0,
+                client: ([10, 0, 0, 2], client).into(),
+                server: ([10, 0, 0, 1], 80).into(),
+                source: Source::Wire,
+                head: Head::parse(Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n")).unwrap(),
+                body: Body::default(),
+                trailers: Bytes::new(),
+                answer: None,
+            },
+        };
+        Job {
+            exchange: Arc::new(exchange),
+            since: Instant::now(),
+            ticket: number,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_target_that_does_not_answer_is_dropped_at_once() {
+        // The kernel accepts; nobody ever reads.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let yaml =
+            "timeout: 300ms, concurrency: 2, breaker: {failures: 2, open_for: 1h, max_open: 1h}";
+        let runner = runner(&url, yaml);
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let end = move |number, _: &Exchange, disposition| {
+            ends.send((number, disposition, Instant::now())).unwrap();
+        };
+        let started = Instant::now();
+        // 50 sessions of two each: one of the two waits for the other.
+        for number in 0..100 {
+            runner.submit(job(number, number as u16 / 2), end.clone());
+        }
+        let mut silences = 0;
+        for _ in 0..100 {
+            let (_, disposition, at) = ended.recv().await.unwrap();
+            match disposition {
+                SILENT => silences += 1,
+                other => assert_eq!(other, SHUT),
+            }
+            // All at one timeout's end, though 50 timeouts would be due, two at a time.
+            assert!(at - started < Duration::from_secs(3));
+        }
+        // The first two, and one that got the first one's place before the second had ended.
+        assert!((2..=3).contains(&silences), "{silences}");
+        assert_eq!(runner.load(), (0, 0));
+        // And from now on nothing is queued.
+        runner.submit(job(100, 1), end);
+        let (number, disposition, _) = ended.try_recv().unwrap();
+        assert_eq!((number, disposition, runner.load()), (100, SHUT, (0, 0)));
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
-use crate::metrics::{Answers, Latencies};
+use crate::metrics::{Answers, Breakers, Latencies};
 use crate::outbox::{Outbox, Reply};
 use crate::runner::{Job, Runner};
 use crate::sessions::Room;
@@ -27,6 +27,7 @@ pub(crate) struct Desk {
     inner: Mutex<Inner>,
     tally: Arc<Mutex<Tally>>,
     latencies: Latencies,
+    breakers: Breakers,
     answers: Answers,
     room: Room,
     /// Streams so far, to tell relays apart.
@@ -54,7 +55,7 @@ struct Ticket {
 impl Desk {
     pub(crate) fn new(
         tally: Arc<Mutex<Tally>>,
-        (latencies, answers): (Latencies, Answers),
+        (latencies, breakers, answers): (Latencies, Breakers, Answers),
         room: Room,
         leaving: CancellationToken,
     ) -> Desk {
@@ -62,6 +63,7 @@ impl Desk {
             inner: Mutex::default(),
             tally,
             latencies,
+            breakers,
             answers,
             room,
             streams: AtomicU64::new(0),
@@ -149,8 +151,11 @@ impl Desk {
         }
         // A client reads files: not under the lock that every answer takes.
         for target in unknown {
-            let latency = self.latencies.of(&target.name);
-            let runner = Arc::new(Runner::new(target.clone(), self.room, latency));
+            let meters = (
+                self.latencies.of(&target.name),
+                self.breakers.of(&target.name),
+            );
+            let runner = Arc::new(Runner::new(target.clone(), self.room, meters));
             match self.lock().runners.entry(target.name.clone()) {
                 Entry::Vacant(place) => drop(place.insert(runner)),
                 // Another relay was faster, maybe with an older document.
@@ -332,6 +337,7 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = (
             Latencies::register(&mut registry),
+            Breakers::register(&mut registry),
             Answers::register(&mut registry),
         );
         let room = Room {
