@@ -19,8 +19,10 @@ mod connection;
 mod credentials;
 mod dial;
 mod pool;
+mod redirect;
 mod resolve;
 mod response;
+mod retry;
 mod rewrite;
 mod tls;
 
