@@ -16,7 +16,7 @@ const HOLE: &str = "shop/hole";
 const RATE: u32 = 500;
 /// Connections of each kind, which are sessions: more in all than the replayer's 256 requests at a time to a target.
 const CONNECTIONS: usize = 150;
-/// What a listener has by default; 28 MiB of it are for requests, 17 s of this load.
+/// What a listener has by default; 28 MiB of it are for requests, 14 s of this load.
 const MEMORY: [&str; 6] = [
     "--memory",
     "64MiB",
