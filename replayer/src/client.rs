@@ -130,11 +130,12 @@ impl TargetClient {
             }
         };
         let method = exchange.request.head.method();
+        let redirects = if is_safe { self.redirects } else { 0 };
         let mut attempts = 0;
         let mut tried = self
             .deliver(&outgoing, method, is_safe, &mut attempts)
             .await;
-        for _ in 0..if is_safe { self.redirects } else { 0 } {
+        for _ in 0..redirects {
             let redirect = tried.as_ref().ok().and_then(|d| d.redirect.as_ref());
             let next = redirect.and_then(|r| follow(r, method, &outgoing.head, &self.endpoint));
             let Some(head) = next else {
@@ -354,7 +355,7 @@ impl Failure {
         self.broke_idle_connection() && (is_safe || !self.may_have_arrived)
     }
 
-    /// Nothing came back that is no HTTP: that would come back again.
+    /// Worth another attempt, and without harm. What is no HTTP would only come back again.
     fn is_retried(&self, is_safe: bool) -> bool {
         let is_nonsense = match &self.error {
             SendError::Trip(TripError::Response(error)) => *error != ResponseError::Truncated,

@@ -77,6 +77,11 @@ pub enum ChangeError {
     OtherLength,
 }
 
+/// As much of it as a line in a log needs.
+fn shown(text: &[u8]) -> String {
+    text[..text.len().min(100)].escape_ascii().to_string()
+}
+
 impl From<TooLong> for ChangeError {
     fn from(_: TooLong) -> ChangeError {
         ChangeError::TooLong
@@ -263,7 +268,7 @@ impl Changes {
         }
         if matches!(value, Cow::Owned(_)) && name.eq_ignore_ascii_case(b"host") && !is_host(&value)
         {
-            return Err(ChangeError::Host(value.escape_ascii().to_string()));
+            return Err(ChangeError::Host(shown(&value)));
         }
         Ok(value)
     }

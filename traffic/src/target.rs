@@ -491,17 +491,39 @@ impl TargetsFile {
 
 fn parse_yaml<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str(text).map_err(|error| {
-        let place = error
-            .location()
-            .map(|at| format!("line {}, column {}", at.line(), at.column()));
-        let text = error.without_snippet().to_string();
-        let what = text.lines().next().unwrap_or("not a document").trim();
-        match place {
-            // Some of its messages say where, others don't.
-            Some(place) if !what.contains(&place) => format!("{place}: {what}"),
-            _ => what.to_owned(),
+        let at = error.location().map(|at| (at.line(), at.column()));
+        let message = error.without_snippet().to_string();
+        let mut what = message
+            .lines()
+            .next()
+            .unwrap_or("not a document")
+            .trim()
+            .to_owned();
+        if let Some((line, column)) = at {
+            let place = format!("line {line}, column {column}");
+            // Some of its messages say where, others don't; none says which key.
+            if !what.contains(&place) {
+                what = format!("{place}: {what}");
+            }
+            let entry = entry_at(text, line as usize, column as usize);
+            if let Some(entry) = entry.filter(|entry| !what.contains(entry)) {
+                what = format!("{what}: {entry}");
+            }
         }
+        what
     })
+}
+
+/// The `key: value` that stands there, as far as one line shows it.
+fn entry_at(text: &str, line: usize, column: usize) -> Option<&str> {
+    let line = text.lines().nth(line.checked_sub(1)?)?;
+    let (at, _) = line.char_indices().nth(column.checked_sub(1)?)?;
+    let start = line[..at].rfind(['{', ',', '[']).map_or(0, |at| at + 1);
+    let end = line[at..]
+        .find([',', '}', ']'])
+        .map_or(line.len(), |end| at + end);
+    let entry = line[start..end].trim();
+    (entry.len() <= 100 && entry.contains(':')).then_some(entry)
 }
 
 #[cfg(test)]
@@ -560,6 +582,18 @@ mod tests {
                 "targets:\n  a/b: {url: 'http://h', server_name: s}",
                 "server_name: the url",
             ),
+            (
+                "targets:\n  a/b: {url: 'http://h', redirects: -1}",
+                "redirects: -1",
+            ),
+            (
+                "targets:\n  a/b:\n    url: http://h\n    timeout: soon\n",
+                "timeout: soon",
+            ),
+            (
+                "targets:\n  a/b: {url: 'http://h', breaker: {probes: 0}}",
+                "probes: 0",
+            ),
             ("targets:\n  b: {url: 'http://h'}", "TEAM/NAME"),
             ("targets:\n  a/b: {}", "url"),
             ("targets: [", "line"),
@@ -570,6 +604,22 @@ mod tests {
                 .to_string();
             assert!(error.contains(part), "{text:?}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_replayer_of_the_version_before_takes_a_document_without_new_keys() {
+        let json = serde_json::to_string(&TargetDocument::new("http://h")).unwrap();
+        for key in [
+            "breaker",
+            "redirects",
+            "retries",
+            "connect_timeout",
+            "set_",
+            "rewrite",
+            "client",
+        ] {
+            assert!(!json.contains(key), "{key}: {json}");
         }
     }
 

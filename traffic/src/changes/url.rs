@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::template::Substitution;
-use super::{ChangeError, MAX_HEAD};
+use super::{ChangeError, MAX_HEAD, shown};
 
 /// Asked-for changes of a request target.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +52,7 @@ impl UrlChanges {
         }
         // What was captured holds neither blanks nor control characters, but an expression can move things to where they hurt.
         if path.first() != Some(&b'/') || !path.iter().all(|b| is_target_byte(*b)) {
-            return Err(ChangeError::Target(path.escape_ascii().to_string()));
+            return Err(ChangeError::Target(shown(&path)));
         }
         Ok(Cow::Owned(
             [authority, self.base.as_bytes(), &path].concat(),
