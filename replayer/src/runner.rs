@@ -237,6 +237,7 @@ mod tests {
     use prometheus_client::registry::Registry;
     use reprise_traffic::exchange::Captured;
     use reprise_traffic::{Body, Epoch, ExchangeId, Head, Source, TargetDocument, TargetName};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::sync::mpsc;
 
@@ -261,8 +262,10 @@ mod tests {
         Arc::new(Runner::new(Arc::new(target), room, meters))
     }
 
-    /// A GET of the session `client`.
+    /// A request of the session `client`: a GET, every other one a POST.
     fn job(number: u64, client: u16) -> Job<u64> {
+        let method = ["GET", "POST"][number as usize % 2];
+        let head = format!("{method} /{number} HTTP/1.1\r\n\r\n");
         let exchange = Exchange {
             id: ExchangeId {
                 epoch: Arc::new(Epoch::new("web", 1)),
@@ -273,7 +276,7 @@ mod tests {
                 client: ([10, 0, 0, 2], client).into(),
                 server: ([10, 0, 0, 1], 80).into(),
                 source: Source::Wire,
-                head: Head::parse(Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n")).unwrap(),
+                head: Head::parse(Bytes::from(head)).unwrap(),
                 body: Body::default(),
                 trailers: Bytes::new(),
                 answer: None,
@@ -307,7 +310,7 @@ mod tests {
         for _ in 0..100 {
             let (_, disposition, at) = ended.recv().await.unwrap();
             match disposition {
-                SILENT => silences += 1,
+                SILENT | Disposition::Unknown => silences += 1,
                 other => assert_eq!(other, SHUT),
             }
             // All at one timeout's end, though 50 timeouts would be due, two at a time.
@@ -320,5 +323,83 @@ mod tests {
         runner.submit(job(100, 1), end);
         let (number, disposition, _) = ended.try_recv().unwrap();
         assert_eq!((number, disposition, runner.load()), (100, SHUT, (0, 0)));
+    }
+
+    /// Closes without an answer while `is_down`; sends on the number of each request that it reads.
+    async fn server(is_down: Arc<AtomicBool>, read: mpsc::UnboundedSender<u64>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let (is_down, read) = (is_down.clone(), read.clone());
+                tokio::spawn(async move {
+                    let mut buffer = [0; 1024];
+                    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                        let text = String::from_utf8_lossy(&buffer[..length]);
+                        let number = text.split(['/', ' ']).nth(2).unwrap().parse();
+                        read.send(number.unwrap()).unwrap();
+                        if is_down.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_session_stays_in_order_and_nothing_is_sent_that_was_dropped() {
+        let is_down = Arc::new(AtomicBool::new(false));
+        let (read, mut arrived) = mpsc::unbounded_channel();
+        let url = server(is_down.clone(), read).await;
+        let yaml = "methods: [any], breaker: {failures: 2, open_for: 50ms, max_open: 50ms}";
+        let runner = runner(&url, yaml);
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let submit = |number| {
+            let ends = ends.clone();
+            let end = move |number, _: &Exchange, disposition| {
+                ends.send((number, disposition)).unwrap();
+            };
+            runner.submit(job(number, 1), end);
+        };
+        let replayed = Disposition::Replayed(200);
+
+        (0..10).for_each(submit);
+        for number in 0..10 {
+            assert_eq!(ended.recv().await, Some((number, replayed)));
+        }
+        is_down.store(true, Ordering::Relaxed);
+        (10..20).for_each(submit);
+        // The first goes over a kept connection, which the server closes: it is safe, and goes once more.
+        assert_eq!(ended.recv().await, Some((10, SILENT)));
+        assert_eq!(ended.recv().await, Some((11, Disposition::Unknown)));
+        for number in 12..20 {
+            assert_eq!(ended.recv().await, Some((number, SHUT)));
+        }
+        is_down.store(false, Ordering::Relaxed);
+        // Until a safe one gets through.
+        let mut next = 20;
+        loop {
+            submit(next);
+            next += 1;
+            match ended.recv().await.unwrap().1 {
+                SHUT => tokio::time::sleep(Duration::from_millis(1)).await,
+                end => break assert_eq!((end, next % 2), (replayed, 1)),
+            }
+        }
+        let last = next + 10;
+        (next..last).for_each(submit);
+        for number in next..last {
+            assert_eq!(ended.recv().await, Some((number, replayed)));
+        }
+        let expected = (0..10).chain([10, 10, 11]).chain(next - 1..last);
+        for number in expected {
+            assert_eq!(arrived.recv().await, Some(number));
+        }
+        assert!(arrived.is_empty());
     }
 }
