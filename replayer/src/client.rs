@@ -5,30 +5,38 @@
 //!
 //! | What happened                                   | safe method             | unsafe method   |
 //! |-------------------------------------------------|-------------------------|-----------------|
-//! | head and body don't fit together, nothing sent  | `failed` (ours)         | the same        |
+//! | no whole request can be made, nothing sent      | `failed` (ours)         | the same        |
 //! | no name, no connection, no TLS: nothing sent    | `failed` (network)      | the same        |
 //! | closed, silent or no HTTP before a final status | `failed` (target)       | `unknown`       |
 //! | the same in the response's body                 | `failed` (target)       | `replayed`      |
 //! | the response is complete                        | `replayed`              | `replayed`      |
 //!
 //! An unsafe request whose response broke off has reached the target, and its status is known; `failed` would say
-//! that it had no effect. A request goes out a second time, over a new connection, only where the first went over a
-//! used connection that broke before any answer, and where that does no harm: the method is safe, or not one byte was sent.
+//! that it had no effect. A request goes out a second time, over a new connection, where the first went over a
+//! used connection that broke before any answer; and where the document asks for retries, as often as those and their budget
+//! allow ([`crate::retry`]). Both only where that does no harm: the method is safe, or not one byte was sent.
+//!
+//! Redirects of safe requests are followed as often as the document says ([`crate::redirect`]); the last answer counts.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use reprise_traffic::target::{Target, TargetName};
+use reprise_node::LogLimit;
+use reprise_traffic::measure::Cause;
+use reprise_traffic::target::{Endpoint, Target, TargetName};
 use reprise_traffic::{Disposition, Exchange, ExchangeId, Fault};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::connection::{Connection, Trip, TripError};
+use crate::credentials::CredentialsError;
 use crate::dial::{DialError, Dialer};
 use crate::pool::Pool;
-use crate::response::ResponseError;
+use crate::redirect::follow;
+use crate::response::{Redirect, ResponseError};
+use crate::retry::Retries;
 use crate::rewrite::{Outgoing, RewriteError, Rewriter};
 use crate::tls::TlsError;
 
@@ -39,7 +47,18 @@ pub struct ClientError {
     /// Its name.
     pub target: TargetName,
     /// What is wrong with it.
-    pub source: TlsError,
+    pub source: SetUpError,
+}
+
+/// What a target needs and this replayer hasn't got.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// For https.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The user and password.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
 }
 
 /// How the delivery of one exchange ended.
@@ -50,7 +69,9 @@ pub struct Delivery {
     /// From the first byte sent to the last byte of the response, of the last attempt; where there was no whole
     /// response, to the moment in which it was given up; zero where nothing could be sent.
     pub latency: Duration,
-    /// How often it was tried: 1 or 2; 0 where it can't be sent at all.
+    /// Why there was no whole answer.
+    pub cause: Option<Cause>,
+    /// How often something was sent or tried, redirects included; 0 where it can't be sent at all.
     pub attempts: u32,
 }
 
@@ -62,57 +83,76 @@ pub struct TargetClient {
     pool: Arc<Pool>,
     /// From the first byte sent to the last received.
     timeout: Duration,
+    endpoint: Endpoint,
+    /// That are followed.
+    redirects: u32,
+    retries: Option<Retries>,
     /// Kinds of errors that were logged since the last answer, a bit for each.
     logged: AtomicU32,
+    unsendable: LogLimit,
 }
 
+/// Between two lines about requests that can't be sent.
+const UNSENDABLE_EVERY: Duration = Duration::from_secs(10);
+
 impl TargetClient {
-    /// A client without connections; for https it reads the authorities to trust.
+    /// A client without connections; it reads the files that the document names.
     ///
     /// # Errors
-    /// When the `ca_file` can't be used, or this machine knows no authorities.
+    /// When one of them can't be used, or this machine knows no authorities for https.
     pub fn new(target: &Target) -> Result<TargetClient, ClientError> {
-        let dialer = Dialer::new(target).map_err(|source| ClientError {
+        let refuse = |source: SetUpError| ClientError {
             target: target.name.clone(),
             source,
-        })?;
+        };
         Ok(TargetClient {
             name: target.name.clone(),
-            rewriter: Rewriter::new(target),
-            dialer,
+            rewriter: Rewriter::new(target).map_err(|e| refuse(e.into()))?,
+            dialer: Dialer::new(target).map_err(|e| refuse(e.into()))?,
             pool: Pool::new(target.document.concurrency.get() as usize),
             timeout: target.document.timeout,
+            endpoint: target.endpoint.clone(),
+            redirects: target.document.redirects,
+            retries: Retries::new(&target.document),
             logged: AtomicU32::new(0),
+            unsendable: LogLimit::every(UNSENDABLE_EVERY),
         })
     }
 
-    /// Sends one exchange and reads the whole answer. Each attempt is bounded by the target's `timeout`, and by at
-    /// most two seconds before that where it needs a new connection. Must be called on a tokio runtime.
+    /// Sends one exchange and reads the whole answer, following redirects. Each attempt is bounded by the target's
+    /// `timeout`, and by its `connect_timeout` before that where it needs a new connection. Must be called on a tokio runtime.
     pub async fn send(&self, exchange: &Exchange) -> Delivery {
         let is_safe = exchange.request.head.is_safe();
-        let outgoing = match self.rewriter.rewrite(exchange) {
+        let mut outgoing = match self.rewriter.rewrite(exchange) {
             Ok(outgoing) => outgoing,
             Err(error) => {
-                let failure = Failure::before_sending(SendError::Unsendable(error));
-                self.report(&failure, &exchange.id);
-                return failure.delivery(is_safe, 0);
+                if let Some(suppressed) = self.unsendable.allow() {
+                    warn!(target = %self.name, exchange = %exchange.id, suppressed, "not sent: {error}");
+                }
+                return Failure::before_sending(SendError::Unsendable(error)).delivery(is_safe, 0);
             }
         };
         let method = exchange.request.head.method();
-        let idle = (!outgoing.alone).then(|| self.pool.take(is_safe)).flatten();
-        let mut attempts = 1;
-        let mut tried = match idle {
-            Some(connection) => self.attempt(connection, &outgoing, method).await,
-            None => self.attempt_anew(&outgoing, method).await,
-        };
-        if let Err(failure) = &tried
-            && failure.broke_idle_connection()
-        {
-            self.pool.distrust();
-            if failure.is_repeatable(is_safe) {
-                attempts = 2;
-                tried = self.attempt_anew(&outgoing, method).await;
-            }
+        let redirects = if is_safe { self.redirects } else { 0 };
+        let mut attempts = 0;
+        let mut tried = self
+            .deliver(&outgoing, method, is_safe, &mut attempts)
+            .await;
+        for _ in 0..redirects {
+            let redirect = tried.as_ref().ok().and_then(|d| d.redirect.as_ref());
+            let next = redirect.and_then(|r| follow(r, method, &outgoing.head, &self.endpoint));
+            let Some(head) = next else {
+                break;
+            };
+            outgoing.head = head;
+            tried = self
+                .deliver(&outgoing, method, is_safe, &mut attempts)
+                .await;
+            // Whatever became of this one, the request arrived with the first.
+            tried = tried.map_err(|failure| Failure {
+                may_have_arrived: true,
+                ..failure
+            });
         }
         match tried {
             Ok(delivered) => {
@@ -122,6 +162,7 @@ impl TargetClient {
                 Delivery {
                     disposition: Disposition::Replayed(delivered.status),
                     latency: delivered.latency,
+                    cause: None,
                     attempts,
                 }
             }
@@ -130,6 +171,54 @@ impl TargetClient {
                 failure.delivery(is_safe, attempts)
             }
         }
+    }
+
+    /// Sends one request, and again where the document asks for that and it does no harm.
+    async fn deliver(
+        &self,
+        outgoing: &Outgoing<'_>,
+        method: &str,
+        is_safe: bool,
+        attempts: &mut u32,
+    ) -> Result<Delivered, Failure> {
+        let mut retries = self.retries.as_ref().map(Retries::begin);
+        loop {
+            let tried = self.try_once(outgoing, method, is_safe, attempts).await;
+            match (&tried, &mut retries) {
+                (Err(failure), Some(retries)) if failure.is_retried(is_safe) => {
+                    if !retries.another().await {
+                        return tried;
+                    }
+                }
+                _ => return tried,
+            }
+        }
+    }
+
+    /// Sends one request; if that went over a connection that the server had closed, over a new one.
+    async fn try_once(
+        &self,
+        outgoing: &Outgoing<'_>,
+        method: &str,
+        is_safe: bool,
+        attempts: &mut u32,
+    ) -> Result<Delivered, Failure> {
+        *attempts += 1;
+        let idle = (!outgoing.alone).then(|| self.pool.take(is_safe)).flatten();
+        let Some(connection) = idle else {
+            return self.attempt_anew(outgoing, method).await;
+        };
+        let tried = self.attempt(connection, outgoing, method).await;
+        if let Err(failure) = &tried
+            && failure.broke_idle_connection()
+        {
+            self.pool.distrust();
+            if failure.is_repeatable(is_safe) {
+                *attempts += 1;
+                return self.attempt_anew(outgoing, method).await;
+            }
+        }
+        tried
     }
 
     async fn attempt_anew(
@@ -163,7 +252,12 @@ impl TargetClient {
                     connection.rest(trip.response());
                     self.pool.put(connection);
                 }
-                Ok(Delivered { status, latency })
+                let redirect = trip.response().redirect().cloned();
+                Ok(Delivered {
+                    status,
+                    redirect,
+                    latency,
+                })
             }
             (made, status) => Err(Failure {
                 error: made.err().unwrap_or(SendError::NO_STATUS),
@@ -193,6 +287,7 @@ impl fmt::Debug for TargetClient {
 
 struct Delivered {
     status: u16,
+    redirect: Option<Redirect>,
     latency: Duration,
 }
 
@@ -209,6 +304,21 @@ enum SendError {
 }
 
 impl SendError {
+    /// As in measures and reports.
+    fn cause(&self) -> Cause {
+        match self {
+            SendError::Unsendable(_) => Cause::Unsendable,
+            SendError::Dial(DialError::Resolve(_)) => Cause::Name,
+            SendError::Dial(DialError::Connect { .. }) => Cause::Connect,
+            SendError::Dial(DialError::Handshake(_)) => Cause::Tls,
+            SendError::Dial(DialError::Timeout(_)) => Cause::ConnectTimeout,
+            SendError::Trip(TripError::Write(_) | TripError::Read(_)) => Cause::Broken,
+            SendError::Trip(TripError::Response(ResponseError::Truncated)) => Cause::Broken,
+            SendError::Trip(TripError::Response(_)) => Cause::Malformed,
+            SendError::Timeout(_) => Cause::Timeout,
+        }
+    }
+
     /// A trip that succeeds has a status; that is checked here rather than believed.
     const NO_STATUS: SendError = SendError::Trip(TripError::Response(ResponseError::Truncated));
 
@@ -264,6 +374,15 @@ impl Failure {
         self.broke_idle_connection() && (is_safe || !self.may_have_arrived)
     }
 
+    /// Worth another attempt, and without harm. What is no HTTP would only come back again.
+    fn is_retried(&self, is_safe: bool) -> bool {
+        let is_nonsense = match &self.error {
+            SendError::Trip(TripError::Response(error)) => *error != ResponseError::Truncated,
+            _ => false,
+        };
+        !is_nonsense && (is_safe || !self.may_have_arrived)
+    }
+
     fn delivery(&self, is_safe: bool, attempts: u32) -> Delivery {
         let disposition = match (&self.error, self.status) {
             (SendError::Unsendable(_), _) => Disposition::Failed(Fault::Ours),
@@ -275,6 +394,7 @@ impl Failure {
         Delivery {
             disposition,
             latency: self.latency,
+            cause: Some(self.error.cause()),
             attempts,
         }
     }

@@ -17,9 +17,6 @@ use crate::connection::{Connection, Stream};
 use crate::resolve::Resolver;
 use crate::tls::{Tls, TlsError};
 
-/// A target that takes longer to accept a connection is not reachable.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
@@ -46,6 +43,7 @@ pub(crate) enum DialError {
 pub(crate) struct Dialer {
     resolver: Arc<Resolver>,
     tls: Option<Tls>,
+    /// For name, connection and TLS together.
     limit: Duration,
     /// Connections opened; each starts at another of the target's addresses.
     opened: AtomicUsize,
@@ -65,7 +63,7 @@ impl Dialer {
         Ok(Dialer {
             resolver: Resolver::new(&endpoint.host, endpoint.port),
             tls,
-            limit: CONNECT_TIMEOUT.min(target.document.timeout),
+            limit: target.document.connect_timeout.min(target.document.timeout),
             opened: AtomicUsize::new(0),
         })
     }

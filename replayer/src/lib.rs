@@ -9,6 +9,8 @@
 mod dedup;
 mod take;
 
+mod breaker;
+mod gate;
 mod measuring;
 mod runner;
 mod schedule;
@@ -16,10 +18,13 @@ mod sessions;
 
 mod client;
 mod connection;
+mod credentials;
 mod dial;
 mod pool;
+mod redirect;
 mod resolve;
 mod response;
+mod retry;
 mod rewrite;
 mod tls;
 
@@ -40,12 +45,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-pub use client::{ClientError, Delivery, TargetClient};
+pub use client::{ClientError, Delivery, SetUpError, TargetClient};
 pub use config::Config;
+pub use credentials::CredentialsError;
 pub use run::run;
 pub use tls::TlsError;
 
-use crate::metrics::{Answers, Latencies};
+use crate::metrics::{Answers, Breakers, Latencies};
 use crate::schedule::Schedule;
 use crate::sessions::Room;
 use crate::take::Desk;
@@ -78,7 +84,11 @@ impl Replayer {
     ) -> io::Result<Replayer> {
         let tally: Arc<Mutex<Tally>> = Arc::default();
         let leaving = CancellationToken::new();
-        let metrics = (Latencies::register(registry), Answers::register(registry));
+        let metrics = (
+            Latencies::register(registry),
+            Breakers::register(registry),
+            Answers::register(registry),
+        );
         let room = Room {
             bytes: queue_bytes,
             jobs: TARGET_JOBS,

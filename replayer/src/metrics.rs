@@ -1,4 +1,5 @@
-//! What a replayer measures besides its ledger: how long targets take to answer, and how production answered.
+//! What a replayer measures besides its ledger: how long targets take to answer, whether their breakers are open, and how
+//! production answered.
 //!
 //! What enters: answers. What leaves: metrics. What may be lost: nothing.
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use reprise_traffic::{Answer, TargetName};
@@ -79,6 +81,58 @@ impl Latency {
     /// A request is being sent, so long after it was due.
     pub(crate) fn late(&self, lateness: Duration) {
         self.lateness.observe(lateness.as_secs_f64());
+    }
+}
+
+/// All breakers of a replayer, by target.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Breakers {
+    open: Family<TargetLabel, Gauge>,
+    openings: Family<TargetLabel, Counter>,
+}
+
+impl Breakers {
+    pub(crate) fn register(registry: &mut Registry) -> Breakers {
+        let breakers = Breakers::default();
+        registry.register(
+            "reprise_breaker_open",
+            "1 while a target's breaker is open or half-open, and its exchanges are dropped",
+            breakers.open.clone(),
+        );
+        registry.register(
+            "reprise_breaker_openings",
+            "How often a target's breaker opened",
+            breakers.openings.clone(),
+        );
+        breakers
+    }
+
+    pub(crate) fn of(&self, target: &TargetName) -> BreakerMeter {
+        let label = TargetLabel {
+            target: target.to_string(),
+        };
+        BreakerMeter {
+            open: self.open.get_or_create(&label).clone(),
+            openings: self.openings.get_or_create(&label).clone(),
+        }
+    }
+}
+
+/// The breaker of one target.
+#[derive(Debug, Clone)]
+pub(crate) struct BreakerMeter {
+    open: Gauge,
+    openings: Counter,
+}
+
+impl BreakerMeter {
+    pub(crate) fn set_open(&self, is_open: bool) {
+        self.open.set(i64::from(is_open));
+    }
+
+    pub(crate) fn opened(&self) {
+        self.set_open(true);
+        self.openings.inc();
     }
 }
 

@@ -1,8 +1,8 @@
 //! Reading a response: where it ends, and whether the connection may be used again.
 //!
-//! What enters: the bytes that a target sends, in pieces of any size. What leaves: a status, and when all of the
-//! response is in. What may be lost: header fields and the body, on purpose: they are read and let go, so that memory
-//! stays bounded by [`MAX_HEAD`] whatever a server sends.
+//! What enters: the bytes that a target sends, in pieces of any size. What leaves: a status, where a redirect leads, and
+//! when all of the response is in. What may be lost: other header fields and the body, on purpose: they are read and let go,
+//! so that memory stays bounded by [`MAX_HEAD`] whatever a server sends.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -34,6 +34,15 @@ pub(crate) enum ResponseError {
     Truncated,
 }
 
+/// An answer that says where to ask instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Redirect {
+    /// 300 to 399.
+    pub(crate) status: u16,
+    /// The value of its `Location`, as it came.
+    pub(crate) location: Vec<u8>,
+}
+
 #[derive(Debug)]
 enum State {
     Head,
@@ -53,6 +62,7 @@ pub(crate) struct Response<'a> {
     head: Vec<u8>,
     begun: bool,
     status: Option<u16>,
+    redirect: Option<Redirect>,
     persistent: bool,
     keep_alive: Option<Duration>,
     excess: bool,
@@ -67,6 +77,7 @@ impl<'a> Response<'a> {
             head: Vec::new(),
             begun: false,
             status: None,
+            redirect: None,
             persistent: false,
             keep_alive: None,
             excess: false,
@@ -133,6 +144,11 @@ impl<'a> Response<'a> {
     /// The final status, as soon as its head is in.
     pub(crate) fn status(&self) -> Option<u16> {
         self.status
+    }
+
+    /// Where it leads, if it is a redirect and says so once.
+    pub(crate) fn redirect(&self) -> Option<&Redirect> {
+        self.redirect.as_ref()
     }
 
     /// True once the final response is complete.
@@ -204,6 +220,13 @@ impl<'a> Response<'a> {
         let framing = framing::of_response(self.method, status, minor, headers())?;
         let switched = status == 101 || (self.method == "CONNECT" && status < 300);
         self.persistent = !switched && persists(minor, headers());
+        if (300..400).contains(&status) {
+            let mut locations = headers().filter(|(name, _)| name.eq_ignore_ascii_case("location"));
+            if let (Some((_, location)), None) = (locations.next(), locations.next()) {
+                let location = location.to_vec();
+                self.redirect = Some(Redirect { status, location });
+            }
+        }
         self.keep_alive = headers()
             .filter(|(name, _)| name.eq_ignore_ascii_case("keep-alive"))
             .find_map(|(_, value)| keep_alive_timeout(value));
@@ -353,6 +376,22 @@ mod tests {
         let input = b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n";
         assert!(response.push(input).is_err());
         assert_eq!(response.status(), Some(200));
+    }
+
+    #[test]
+    fn a_redirect_says_where_to() {
+        for (lines, location) in [
+            ("302 Found\r\nlocation:  /x \r\n", Some("/x")),
+            ("308 Moved\r\nLocation: \r\n", Some("")),
+            ("302 Found\r\n", None),
+            ("302 Found\r\nLocation: /x\r\nLocation: /y\r\n", None),
+            ("201 Created\r\nLocation: /x\r\n", None),
+        ] {
+            let head = format!("HTTP/1.1 {lines}Content-Length: 0\r\n\r\n");
+            let response = read("GET", head.as_bytes(), 7).unwrap();
+            let found = response.redirect().map(|r| r.location.clone());
+            assert_eq!(found.as_deref(), location.map(str::as_bytes), "{lines}");
+        }
     }
 
     #[test]

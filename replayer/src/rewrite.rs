@@ -1,30 +1,37 @@
 //! The bytes to send for a captured request.
 //!
 //! What enters: an exchange. What leaves: its head with the few changes below, its body without a copy, and what
-//! stands behind the body. What may be lost: nothing; a request whose length is a matter of opinion is refused
-//! before a byte of it is sent.
+//! stands behind the body. What may be lost: nothing; a request whose length is a matter of opinion, or that its target's
+//! rules would make malformed, is refused before a byte of it is sent.
 //!
-//! The request line, and the order, case, repetition and white space of header lines arrive as captured. The changes:
+//! First come the changes that the target's document asks for ([`Changes`]). Apart from them the request line, and the
+//! order, case, repetition and white space of header lines arrive as captured. The changes that nobody asked for:
 //!
-//! 1. The value of `Host` is the target's, in its captured place, unless the target's document says `original_host`;
-//!    an HTTP/1.1 request without one gets one as its last line but one.
+//! 1. The value of `Host` is the target's, in its captured place, unless the target's document says `original_host` or
+//!    sets another; an HTTP/1.1 request without one gets one as its last line but one.
 //! 2. `Reprise-Id: LISTENER/EPOCH/SEQUENCE` is added as the last header line.
-//! 3. `close` is taken out of `Connection` of an HTTP/1.1 request, and the line with it where nothing else is in it:
-//!    it speaks about the captured connection, and would cost a connection for each request.
+//! 3. `close` is taken out of `Connection` of an HTTP/1.1 request, and the line with it where nothing else is in it,
+//!    unless the document sets it: it speaks about the captured connection, and would cost a connection for each request.
 //! 4. A chunked body stays chunked, trailers as captured, but as one chunk: a capture doesn't keep where chunks ended.
 
 use std::io::Write;
 
 use reprise_traffic::framing::{self, Framing, FramingError};
+use reprise_traffic::lines::{HeaderLine, Lines};
 use reprise_traffic::target::Target;
-use reprise_traffic::{Body, Exchange, Head, MARKER};
+use reprise_traffic::{Body, ChangeError, Changes, Exchange, ExchangeId, Head, MARKER};
+
+use crate::credentials::{self, CredentialsError};
 
 /// Why a request can't be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RewriteError {
     /// Its head doesn't say clearly how long its body is.
     #[error("its length is unclear: {0}")]
     Framing(#[from] FramingError),
+    /// The target's rules make something of it that must not be sent.
+    #[error("{0}")]
+    Change(#[from] ChangeError),
     /// The server would wait for the rest, or take the excess for the next request.
     #[error("its head announces {announced} body bytes, and {held} were captured")]
     BodyLength {
@@ -44,32 +51,47 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) body: &'a Body,
     /// What ends a chunked body.
     pub(crate) tail: Vec<u8>,
-    /// The request says that its connection ends with it (HTTP/1.0 without keep-alive).
+    /// The request says that its connection ends with it (HTTP/1.0 without keep-alive, or where asked for).
     pub(crate) alone: bool,
 }
 
 /// The changes of one target.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Rewriter {
-    /// The new value of `Host`; `None` keeps the captured one.
+    changes: Changes,
+    /// The new value of `Host`; `None` keeps what is there.
     host: Option<String>,
+    /// What stands in `Connection` was asked for.
+    keeps_connection: bool,
 }
 
 impl Rewriter {
     /// The changes that `target` asks for.
-    pub(crate) fn new(target: &Target) -> Rewriter {
-        let host = (!target.document.original_host).then(|| target.endpoint.host_header());
-        Rewriter { host }
+    ///
+    /// # Errors
+    /// When its `basic_auth_file` can't be used.
+    pub(crate) fn new(target: &Target) -> Result<Rewriter, CredentialsError> {
+        let keeps_host = target.document.original_host || target.changes.sets("host");
+        let changes = target.changes.clone();
+        Ok(Rewriter {
+            host: (!keeps_host).then(|| target.endpoint.host_header()),
+            keeps_connection: changes.sets("connection"),
+            changes: match &target.document.basic_auth_file {
+                Some(file) => changes.with_authorization(credentials::basic(file)?),
+                None => changes,
+            },
+        })
     }
 
     /// Makes the bytes to send.
     ///
     /// # Errors
-    /// When the head and the body don't fit together.
+    /// When the head and the body don't fit together, or the asked-for changes make no request of it.
     pub(crate) fn rewrite<'a>(&self, exchange: &'a Exchange) -> Result<Outgoing<'a>, RewriteError> {
         let request = &exchange.request;
         let framing = framing::of_request(&request.head)?;
-        let mut head = self.head(exchange);
+        let asked_for = self.changes.apply(&request.head)?;
+        let mut head = self.head(&asked_for, &exchange.id);
         let mut tail = Vec::new();
         match framing {
             Framing::Chunked if request.body.is_empty() => end_chunks(&mut tail, &request.trailers),
@@ -90,17 +112,16 @@ impl Rewriter {
             head,
             body: &request.body,
             tail,
-            alone: is_alone(&request.head),
+            alone: is_alone(&asked_for, self.keeps_connection),
         })
     }
 
-    fn head(&self, exchange: &Exchange) -> Vec<u8> {
-        let captured = &exchange.request.head;
-        let is_11 = captured.minor_version() == 1;
-        let mut out = Vec::with_capacity(captured.raw().len() + 128);
+    fn head(&self, asked_for: &Head, id: &ExchangeId) -> Vec<u8> {
+        let is_11 = asked_for.minor_version() == 1;
+        let mut out = Vec::with_capacity(asked_for.raw().len() + 128);
         let mut has_host = false;
         let mut in_headers = false;
-        for line in Lines(captured.raw()) {
+        for line in Lines::of(asked_for.raw()) {
             let is_empty = matches!(line, b"\r\n");
             if !in_headers {
                 // Empty lines may precede the request line (RFC 9112 §2.2).
@@ -117,14 +138,16 @@ impl Rewriter {
                     has_host = true;
                     header.put_with(&mut out, host.as_bytes());
                 }
-                _ if is_11 && header.is("connection") => put_without_close(&mut out, &header),
+                _ if is_11 && !self.keeps_connection && header.is("connection") => {
+                    put_without_close(&mut out, &header);
+                }
                 _ => out.extend_from_slice(line),
             }
         }
         if let Some(host) = self.host.as_ref().filter(|_| is_11 && !has_host) {
             put(&mut out, format_args!("Host: {host}\r\n"));
         }
-        put(&mut out, format_args!("{MARKER}: {}\r\n\r\n", exchange.id));
+        put(&mut out, format_args!("{MARKER}: {id}\r\n\r\n"));
         out
     }
 }
@@ -137,12 +160,17 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|element| !element.is_empty())
 }
 
-fn is_alone(head: &Head) -> bool {
-    head.minor_version() == 0
-        && !head.headers().any(|(name, value)| {
+fn is_alone(head: &Head, keeps_connection: bool) -> bool {
+    let says = |what: &[u8]| {
+        head.headers().any(|(name, value)| {
             name.eq_ignore_ascii_case("connection")
-                && elements(value).any(|option| option.eq_ignore_ascii_case(b"keep-alive"))
+                && elements(value).any(|option| option.eq_ignore_ascii_case(what))
         })
+    };
+    match head.minor_version() {
+        0 => !says(b"keep-alive"),
+        _ => keeps_connection && says(b"close"),
+    }
 }
 
 fn put_without_close(out: &mut Vec<u8>, header: &HeaderLine<'_>) {
@@ -166,61 +194,14 @@ fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("a Vec takes every byte");
 }
 
-/// The lines of a parsed head, each with its CRLF; a [`Head`] has neither bare LFs nor folded lines.
-struct Lines<'a>(&'a [u8]);
-
-impl<'a> Iterator for Lines<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let end = memchr::memchr(b'\n', self.0)? + 1;
-        let (line, rest) = self.0.split_at(end);
-        self.0 = rest;
-        Some(line)
-    }
-}
-
-struct HeaderLine<'a> {
-    line: &'a [u8],
-    name: &'a [u8],
-    /// Without the white space around it.
-    value: &'a [u8],
-    /// Where the value begins in the line.
-    value_at: usize,
-}
-
-impl<'a> HeaderLine<'a> {
-    fn of(line: &'a [u8]) -> HeaderLine<'a> {
-        let colon = memchr::memchr(b':', line).unwrap_or(line.len());
-        let rest = line.get(colon + 1..).unwrap_or_default();
-        let blank = |b: &&u8| matches!(b, b' ' | b'\t');
-        HeaderLine {
-            line,
-            name: &line[..colon],
-            value: rest.trim_ascii(),
-            value_at: colon + 1 + rest.iter().take_while(blank).count(),
-        }
-    }
-
-    fn is(&self, name: &str) -> bool {
-        self.name.eq_ignore_ascii_case(name.as_bytes())
-    }
-
-    /// The same line with another value.
-    fn put_with(&self, out: &mut Vec<u8>, value: &[u8]) {
-        out.extend_from_slice(&self.line[..self.value_at.min(self.line.len())]);
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
+    use proptest::prelude::*;
     use reprise_traffic::exchange::Captured;
-    use reprise_traffic::{Epoch, ExchangeId, Source};
+    use reprise_traffic::{Epoch, Source, TargetDocument, TargetName};
 
     use super::*;
 
@@ -247,6 +228,7 @@ mod tests {
     fn sent(host: Option<&str>, exchange: &Exchange) -> String {
         let rewriter = Rewriter {
             host: host.map(str::to_owned),
+            ..Rewriter::default()
         };
         let outgoing = rewriter.rewrite(exchange).unwrap();
         let all = [
@@ -333,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_body_that_does_not_fit_its_head_is_refused() {
-        let rewriter = Rewriter { host: None };
+        let rewriter = Rewriter::default();
         for (head, body) in [
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n", "ab"),
             ("GET / HTTP/1.1\r\n\r\n", "ab"),
@@ -350,12 +332,78 @@ mod tests {
 
     #[test]
     fn only_http_10_without_keep_alive_is_alone() {
-        let alone = |text: &'static str| is_alone(&Head::parse(Bytes::from(text)).unwrap());
+        let alone = |text: &'static str| is_alone(&Head::parse(Bytes::from(text)).unwrap(), false);
         assert!(alone("GET / HTTP/1.0\r\n\r\n"));
         assert!(alone("GET / HTTP/1.0\r\nConnection: close\r\n\r\n"));
         assert!(!alone(
             "GET / HTTP/1.0\r\nConnection: x, Keep-Alive\r\n\r\n"
         ));
         assert!(!alone("GET / HTTP/1.1\r\nConnection: close\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_connection_that_is_asked_for_stays() {
+        let mut document = TargetDocument::new("http://h/base");
+        document.original_host = true;
+        let set = |name: &str| (name.to_owned(), "Close".to_owned());
+        document.set_headers = [set("connection")].into();
+        let target = Target::new(TargetName::new("a/b").unwrap(), 1, document).unwrap();
+        let rewriter = Rewriter::new(&target).unwrap();
+        let exchange = exchange("GET /a HTTP/1.1\r\nConnection: x\r\n\r\n", "", "");
+        let outgoing = rewriter.rewrite(&exchange).unwrap();
+        assert!(outgoing.alone);
+        let head = String::from_utf8(outgoing.head).unwrap();
+        assert_eq!(
+            head,
+            "GET /base/a HTTP/1.1\r\nConnection: Close\r\nReprise-Id: web-1/ab/7\r\n\r\n"
+        );
+    }
+
+    /// As captured, and as it arrives.
+    const CONNECTIONS: [(&str, &str); 4] = [
+        ("Connection: close", ""),
+        ("connection:Close,", ""),
+        ("CONNECTION:  keep-alive ", "CONNECTION:  keep-alive "),
+        ("Connection: x, close", "Connection: x"),
+    ];
+
+    proptest! {
+        /// Line by line: the request line as it was, each header too but for the value of Host and for `close`, the
+        /// mark at the end.
+        #[test]
+        fn without_rules_only_what_is_documented_changes(
+            line in "[A-Z!]{1,5} [!-~é]{1,20} HTTP/1\\.1",
+            headers in prop::collection::vec(prop_oneof![
+                "[A-Za-z-]{1,8}:[ \t]{0,2}[!-~é]{0,12}[ \t]{0,2}",
+                "(?i)host:[ \t]{0,2}[a-z.:0-9]{0,9} ?",
+                prop::sample::select(CONNECTIONS.to_vec()).prop_map(|(captured, _)| captured.to_owned()),
+            ], 0..9),
+        ) {
+            let lines: String = headers.iter().map(|h| format!("{h}\r\n")).collect();
+            let text = format!("{line}\r\n{lines}\r\n");
+            prop_assume!(Head::parse(Bytes::from(text.clone())).is_ok());
+            let sent = sent(Some("target:1"), &exchange(text.leak(), "", ""));
+            let mut sent = sent.strip_suffix("\r\n\r\n").unwrap().split("\r\n");
+            prop_assert_eq!(sent.next(), Some(&line[..]));
+            let is = |header: &str, name: &str| header.split(':').next().unwrap().eq_ignore_ascii_case(name);
+            for header in &headers {
+                if is(header, "host") {
+                    let arrived = sent.next().unwrap();
+                    let (name, value) = arrived.split_at(arrived.len() - "target:1".len());
+                    prop_assert!(header.starts_with(name) && value == "target:1");
+                } else if let Some((_, kept)) = CONNECTIONS.iter().find(|(captured, _)| header == captured) {
+                    if !kept.is_empty() {
+                        prop_assert_eq!(sent.next(), Some(*kept));
+                    }
+                } else {
+                    prop_assert_eq!(sent.next(), Some(&header[..]));
+                }
+            }
+            if !headers.iter().any(|h| is(h, "host")) {
+                prop_assert_eq!(sent.next(), Some("Host: target:1"));
+            }
+            prop_assert_eq!(sent.next(), Some("Reprise-Id: web-1/ab/7"));
+            prop_assert_eq!(sent.next(), None);
+        }
     }
 }

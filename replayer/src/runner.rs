@@ -1,8 +1,8 @@
 //! Sends one target's jobs: each when it is due, each session in order, as many sessions at a time as the target allows.
 //!
 //! What enters: jobs. What leaves: requests, and how each ended. What may be lost: a job that waited longer than the
-//! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), and one whose target was deleted
-//! while it waited (`not_a_target`).
+//! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), one whose target doesn't answer
+//! (`breaker_open`), and one whose target was deleted while it waited (`not_a_target`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,9 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::client::TargetClient;
+use crate::gate::Gate;
 use crate::measuring::Measures;
-use crate::metrics::Latency;
+use crate::metrics::{BreakerMeter, Latency};
 use crate::schedule::Schedule;
 use crate::sessions::{Placed, Room, Sessions};
 
@@ -37,6 +38,7 @@ pub(crate) struct Runner<T> {
     sessions: Mutex<Sessions<Job<T>>>,
     latency: Latency,
     measures: Measures,
+    breaker: BreakerMeter,
     retired: AtomicBool,
 }
 
@@ -51,16 +53,22 @@ struct Sender {
     /// `None` where no client can be made of the document.
     client: Option<TargetClient>,
     permits: Semaphore,
+    gate: Gate,
 }
 
 impl Current {
-    fn new(target: Arc<Target>) -> Arc<Current> {
+    fn new(target: Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
         let client = TargetClient::new(&target);
         let client = client
             .inspect_err(|error| warn!("{error}; its exchanges fail"))
             .ok();
         let permits = Semaphore::new(target.document.concurrency.get() as usize);
-        let sender = Arc::new(Sender { client, permits });
+        let gate = Gate::new(&target, breaker.clone());
+        let sender = Arc::new(Sender {
+            client,
+            permits,
+            gate,
+        });
         let since = Instant::now();
         Arc::new(Current {
             target,
@@ -71,10 +79,11 @@ impl Current {
 }
 
 impl Current {
-    /// A newer revision; the client and its connections stay where the document is the same.
-    fn with(self: &Arc<Current>, target: &Arc<Target>) -> Arc<Current> {
+    /// A newer revision; the client, its connections and the breaker stay where the document is the same.
+    fn with(self: &Arc<Current>, target: &Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
         if target.document != self.target.document {
-            return Current::new(target.clone());
+            self.sender.gate.retire();
+            return Current::new(target.clone(), breaker);
         }
         let (target, since) = (target.clone(), Instant::now());
         Arc::new(Current {
@@ -90,12 +99,17 @@ const SKEW: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl<T: Send + Sync + 'static> Runner<T> {
     /// A target of which so much may be here.
-    pub(crate) fn new(target: Arc<Target>, room: Room, latency: Latency) -> Runner<T> {
+    pub(crate) fn new(
+        target: Arc<Target>,
+        room: Room,
+        (latency, breaker): (Latency, BreakerMeter),
+    ) -> Runner<T> {
         Runner {
-            current: Mutex::new(Current::new(target)),
+            current: Mutex::new(Current::new(target, &breaker)),
             sessions: Mutex::new(Sessions::new(room)),
             latency,
             measures: Measures::default(),
+            breaker,
             retired: AtomicBool::new(false),
         }
     }
@@ -115,13 +129,14 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let newer = target.revision > known.revision
             || (target.document != known.document && current.since.elapsed() > SKEW);
         if newer {
-            *current = current.with(target);
+            *current = current.with(target, &self.breaker);
         }
     }
 
     /// The target was deleted: what waits is not sent any more.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
+        self.current().sender.gate.retire();
     }
 
     /// Takes a job; `end` is called once with how it ended. Must be called on a tokio runtime.
@@ -152,8 +167,14 @@ impl<T: Send + Sync + 'static> Runner<T> {
         runtime: &Handle,
         end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
     ) {
-        let session_key = &self.current().target.document.session_key;
-        let session = session_key.hash(&job.exchange.request);
+        let current = self.current();
+        let request = &job.exchange.request;
+        if current.sender.gate.is_shut(request.head.is_safe()) {
+            self.sessions().release(request.size());
+            let dropped = Disposition::Dropped(DropReason::BreakerOpen);
+            return end(job.ticket, &job.exchange, dropped);
+        }
+        let session = current.target.document.session_key.hash(request);
         let placed = self.sessions().push(session, job);
         if let Placed::Start(first) = placed {
             runtime.spawn(self.clone().run_session(session, first, end));
@@ -182,15 +203,24 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     async fn send(&self, session: u64, job: &Job<T>) -> Disposition {
         let current = self.current();
+        let sender = &current.sender;
+        let dropped = Disposition::Dropped(DropReason::BreakerOpen);
+        let Some(pass) = sender.gate.pass(job.exchange.request.head.is_safe()) else {
+            return dropped;
+        };
         // The semaphore is never closed.
-        let _permit = current.sender.permits.acquire().await;
+        let _permit = tokio::select! {
+            biased;
+            () = pass.revoked() => return dropped,
+            permit = sender.permits.acquire() => permit,
+        };
         if self.retired.load(Ordering::Relaxed) {
             return Disposition::Dropped(DropReason::NotATarget);
         }
         if job.since.elapsed() > current.target.document.max_age {
             return Disposition::Dropped(DropReason::Expired);
         }
-        let Some(client) = &current.sender.client else {
+        let Some(client) = &sender.client else {
             return Disposition::Failed(Fault::Ours);
         };
         let begun = Instant::now();
@@ -200,8 +230,10 @@ impl<T: Send + Sync + 'static> Runner<T> {
         }
         self.measures.begun(session, job.since, begun);
         let sent = client.send(&job.exchange).await;
+        pass.ended(sent.disposition);
         let (disposition, latency) = (sent.disposition, sent.latency);
-        self.measures.ended(job.since, disposition, latency, None);
+        self.measures
+            .ended(job.since, disposition, latency, sent.cause);
         if matches!(sent.disposition, Disposition::Replayed(_)) {
             self.latency.observe(sent.latency);
         }
@@ -218,3 +250,6 @@ impl<T: Send + Sync + 'static> Runner<T> {
         self.sessions().load()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,12 @@ impl<J> Sessions<J> {
         true
     }
 
+    /// Gives back the room of a job that ends without having been put anywhere.
+    pub(crate) fn release(&mut self, size: usize) {
+        self.used.bytes -= size;
+        self.used.jobs -= 1;
+    }
+
     /// Puts a job, for which there is room, behind those of its session.
     pub(crate) fn push(&mut self, session: u64, job: J) -> Placed<J> {
         match self.waiting.get_mut(&session) {
@@ -71,8 +77,7 @@ impl<J> Sessions<J> {
 
     /// The job under way, of that size, has ended: the session's next, or nothing, and the session is idle.
     pub(crate) fn next(&mut self, session: u64, ended: usize) -> Option<J> {
-        self.used.bytes -= ended;
-        self.used.jobs -= 1;
+        self.release(ended);
         let next = self.waiting.get_mut(&session).and_then(VecDeque::pop_front);
         if next.is_none() {
             self.waiting.remove(&session);

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
-use crate::metrics::{Answers, Latencies};
+use crate::metrics::{Answers, Breakers, Latencies};
 use crate::outbox::{Outbox, Reply};
 use crate::runner::{Job, Runner};
 use crate::schedule::Schedule;
@@ -29,6 +29,7 @@ pub(crate) struct Desk {
     inner: Mutex<Inner>,
     tally: Arc<Mutex<Tally>>,
     latencies: Latencies,
+    breakers: Breakers,
     answers: Answers,
     schedule: Schedule,
     room: Room,
@@ -57,7 +58,7 @@ struct Ticket {
 impl Desk {
     pub(crate) fn new(
         tally: Arc<Mutex<Tally>>,
-        (latencies, answers): (Latencies, Answers),
+        (latencies, breakers, answers): (Latencies, Breakers, Answers),
         schedule: Schedule,
         room: Room,
         leaving: CancellationToken,
@@ -66,6 +67,7 @@ impl Desk {
             inner: Mutex::default(),
             tally,
             latencies,
+            breakers,
             answers,
             schedule,
             room,
@@ -192,8 +194,11 @@ impl Desk {
         }
         // A client reads files: not under the lock that every answer takes.
         for target in unknown {
-            let latency = self.latencies.of(&target.name);
-            let runner = Arc::new(Runner::new(target.clone(), self.room, latency));
+            let meters = (
+                self.latencies.of(&target.name),
+                self.breakers.of(&target.name),
+            );
+            let runner = Arc::new(Runner::new(target.clone(), self.room, meters));
             match self.lock().runners.entry(target.name.clone()) {
                 Entry::Vacant(place) => drop(place.insert(runner)),
                 // Another relay was faster, maybe with an older document.
@@ -399,6 +404,7 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = (
             Latencies::register(&mut registry),
+            Breakers::register(&mut registry),
             Answers::register(&mut registry),
         );
         let room = Room {

@@ -1,6 +1,6 @@
-//! TLS to a target: whom to trust.
+//! TLS to a target: whom to trust, and who we are.
 //!
-//! What enters: a target's document. What leaves: a connector that speaks HTTP/1.1. What may be lost: nothing; a CA
+//! What enters: a target's document. What leaves: a connector that speaks HTTP/1.1. What may be lost: nothing; a
 //! file that can't be read is an error when the target is set up, not when traffic comes.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
@@ -17,9 +17,11 @@ use reprise_traffic::target::{Endpoint, TargetDocument};
 /// Why TLS to a target can't be set up. Each is one line for the target's owner.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// `ca_file` isn't there, isn't readable or isn't PEM.
-    #[error("read ca_file {file}: {reason}")]
-    CaFile {
+    /// A file isn't there, isn't readable or isn't PEM.
+    #[error("read {key} {file}: {reason}")]
+    File {
+        /// In the document.
+        key: &'static str,
         /// As in the document.
         file: String,
         /// What is wrong with it.
@@ -33,13 +35,21 @@ pub enum TlsError {
         /// What the search met.
         reason: String,
     },
-    /// The host is neither a DNS name nor an address.
+    /// The host or `server_name` is neither a DNS name nor an address.
     #[error("host {host:?} can't stand in a certificate: {reason}")]
     Host {
-        /// As in the URL.
+        /// As in the document.
         host: String,
         /// What is wrong with it.
         reason: InvalidDnsNameError,
+    },
+    /// Certificate and key are no pair, or of a kind that isn't known.
+    #[error("use client_cert_file {file}: {reason}")]
+    ClientCertificate {
+        /// As in the document.
+        file: String,
+        /// What is wrong with it.
+        reason: rustls::Error,
     },
     /// rustls refused the set-up.
     #[error("set up TLS: {0}")]
@@ -56,16 +66,16 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Reads whom to trust.
+    /// Reads whom to trust, and who we are.
     ///
     /// # Errors
     /// [`TlsError`].
     pub(crate) fn new(endpoint: &Endpoint, document: &TargetDocument) -> Result<Tls, TlsError> {
-        let name =
-            ServerName::try_from(endpoint.host.clone()).map_err(|reason| TlsError::Host {
-                host: endpoint.host.clone(),
-                reason,
-            })?;
+        let host = document.server_name.as_ref().unwrap_or(&endpoint.host);
+        let name = ServerName::try_from(host.clone()).map_err(|reason| TlsError::Host {
+            host: host.clone(),
+            reason,
+        })?;
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
@@ -80,7 +90,18 @@ impl Tls {
             };
             builder.with_root_certificates(roots)
         };
-        let mut config = builder.with_no_client_auth();
+        let mut config = match (&document.client_cert_file, &document.client_key_file) {
+            (Some(certificate), Some(key)) => builder
+                .with_client_auth_cert(
+                    certificates("client_cert_file", certificate)?,
+                    private_key(key)?,
+                )
+                .map_err(|reason| TlsError::ClientCertificate {
+                    file: certificate.clone(),
+                    reason,
+                })?,
+            _ => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Tls {
             connector: TlsConnector::from(Arc::new(config)),
@@ -89,22 +110,40 @@ impl Tls {
     }
 }
 
-fn roots_of_file(file: &str) -> Result<RootCertStore, TlsError> {
-    let refuse = |reason: String| TlsError::CaFile {
+fn refuse(key: &'static str, file: &str, reason: impl ToString) -> TlsError {
+    TlsError::File {
+        key,
         file: file.to_owned(),
-        reason,
-    };
-    let mut roots = RootCertStore::empty();
+        reason: reason.to_string(),
+    }
+}
+
+/// The certificates of a PEM file, at least one.
+fn certificates(key: &'static str, file: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     // Read first, as the parser would wrap the system's words.
-    let pem = std::fs::read(file).map_err(|error| refuse(error.to_string()))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
+    let pem = std::fs::read(file).map_err(|error| refuse(key, file, error))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let found = found.map_err(|error| refuse(key, file, error))?;
+    if found.is_empty() {
+        return Err(refuse(key, file, "holds no PEM certificate"));
+    }
+    Ok(found)
+}
+
+fn private_key(file: &str) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let refuse = |reason: &str| refuse("client_key_file", file, reason);
+    let pem = std::fs::read(file).map_err(|error| refuse(&error.to_string()))?;
+    // The parser's words may quote what it read.
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| refuse("holds no PEM private key"))
+}
+
+fn roots_of_file(file: &str) -> Result<RootCertStore, TlsError> {
+    const KEY: &str = "ca_file";
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(KEY, file)? {
         roots
             .add(certificate)
-            .map_err(|error| refuse(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(refuse("holds no PEM certificate".to_owned()));
+            .map_err(|error| refuse(KEY, file, error))?;
     }
     Ok(roots)
 }
@@ -166,6 +205,8 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn refusal(ca_file: &str) -> String {
@@ -183,6 +224,45 @@ mod tests {
         assert!(refusal("/dev/null").contains("no PEM certificate"));
         let here = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
         assert!(refusal(here).contains("no PEM certificate"));
+    }
+
+    #[test]
+    fn a_bad_client_certificate_is_named_in_one_line() {
+        let pem = |text: &str| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            file
+        };
+        let pair = || rcgen::generate_simple_self_signed(vec!["us".to_owned()]).unwrap();
+        let (ours, other) = (pair(), pair());
+        let certificate = pem(&ours.cert.pem());
+        let key = pem(&other.signing_key.serialize_pem());
+        let path = |file: &tempfile::NamedTempFile| file.path().to_str().unwrap().to_owned();
+        let nowhere = "/nowhere.pem".to_owned();
+        for (certificate, key, part) in [
+            (
+                nowhere.clone(),
+                path(&key),
+                "client_cert_file /nowhere.pem: No such file",
+            ),
+            (
+                path(&certificate),
+                nowhere,
+                "client_key_file /nowhere.pem: No such file",
+            ),
+            (path(&key), path(&key), "no PEM certificate"),
+            (path(&certificate), path(&certificate), "no PEM private key"),
+            (path(&certificate), path(&key), "use client_cert_file"),
+        ] {
+            let mut document = TargetDocument::new("https://localhost");
+            document.skip_verify = true;
+            document.client_cert_file = Some(certificate);
+            document.client_key_file = Some(key);
+            let endpoint = Endpoint::parse(&document.url).unwrap();
+            let error = Tls::new(&endpoint, &document).err().unwrap().to_string();
+            assert!(error.contains(part), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
     }
 
     #[test]

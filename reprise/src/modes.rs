@@ -53,7 +53,7 @@ struct RunFlags {
     #[command(flatten)]
     #[serde(flatten)]
     sources: SourceFlags,
-    /// Replay to this URL, http://HOST[:PORT] or https://…; repeat for several. They are named default/1, default/2 …
+    /// Replay to this URL, http://HOST[:PORT][/PATH] or https://…; repeat for several. They are named default/1, default/2 …
     #[arg(long, value_name = "URL")]
     to: Vec<String>,
     /// Replay to the targets of this YAML file, which is watched for changes

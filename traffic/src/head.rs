@@ -147,6 +147,11 @@ impl Head {
         &self.raw()[self.target.range()]
     }
 
+    /// Where the request target lies in [`Head::raw`].
+    pub fn target_range(&self) -> Range<usize> {
+        self.target.range()
+    }
+
     /// The target's path and query, without scheme and authority where it is absolute.
     pub fn path_and_query(&self) -> &[u8] {
         let target = self.target();

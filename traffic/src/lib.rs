@@ -8,11 +8,14 @@
 
 pub mod answer;
 pub mod body;
+pub mod breaker;
+pub mod changes;
 pub mod exchange;
 pub mod framing;
 pub mod gor;
 pub mod head;
 pub mod ledger;
+pub mod lines;
 pub mod measure;
 pub mod outcome;
 pub mod rules;
@@ -21,6 +24,7 @@ pub mod target;
 
 pub use answer::{Answer, AnswerHead};
 pub use body::{Body, BodyMut};
+pub use changes::{ChangeError, Changes};
 pub use exchange::{Epoch, Exchange, ExchangeId, Source};
 pub use head::{Head, HeadError};
 pub use measure::Measured;

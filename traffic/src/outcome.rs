@@ -46,6 +46,8 @@ pub enum DropReason {
     ReplayerFull,
     /// It waited longer than the target's `max_age`.
     Expired,
+    /// The target doesn't answer, and is left alone for a while.
+    BreakerOpen,
     /// No replayer served the target's pool for too long.
     NoReplayer,
     /// The target did not exist when it was routed.
@@ -68,13 +70,14 @@ impl Fault {
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 9] = [
         DropReason::ListenerFull,
         DropReason::ListenerStopped,
         DropReason::RateLimited,
         DropReason::RelayFull,
         DropReason::ReplayerFull,
         DropReason::Expired,
+        DropReason::BreakerOpen,
         DropReason::NoReplayer,
         DropReason::NotATarget,
     ];
@@ -88,6 +91,7 @@ impl DropReason {
             DropReason::RelayFull => "relay_full",
             DropReason::ReplayerFull => "replayer_full",
             DropReason::Expired => "expired",
+            DropReason::BreakerOpen => "breaker_open",
             DropReason::NoReplayer => "no_replayer",
             DropReason::NotATarget => "not_a_target",
         }

@@ -152,7 +152,8 @@ impl Rules {
     }
 }
 
-fn is_token(text: &str) -> bool {
+/// True for what may be a method or a header's name (RFC 9110 §5.6.2).
+pub(crate) fn is_token(text: &str) -> bool {
     !text.is_empty()
         && text
             .bytes()
@@ -162,7 +163,8 @@ fn is_token(text: &str) -> bool {
 /// A compiled expression may take this much memory, bytes; a document is not trusted to be small.
 const MAX_REGEX: usize = 1 << 20;
 
-fn compile(key: &str, expression: &str) -> Result<Regex, String> {
+/// Compiles an expression of the document's `key`.
+pub(crate) fn compile(key: &str, expression: &str) -> Result<Regex, String> {
     RegexBuilder::new(expression)
         .size_limit(MAX_REGEX)
         .build()

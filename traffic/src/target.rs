@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::breaker::Breaker;
+use crate::changes::{Changes, HeaderRewrite, UrlRewrite};
 use crate::rules::{HeaderRule, Rules, Share};
 use crate::session::SessionKey;
 
@@ -101,7 +103,7 @@ impl From<RateLimit> for String {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetDocument {
-    /// Where replayed requests go: `http://host[:port]` or `https://host[:port]`.
+    /// Where replayed requests go: `http://host[:port][/base/path]`, or the same with https.
     pub url: String,
     /// The pool of replayers that serves this target.
     #[serde(default = "default_pool")]
@@ -136,9 +138,43 @@ pub struct TargetDocument {
     /// Keep the captured Host header instead of the target's own host.
     #[serde(default)]
     pub original_host: bool,
+    /// Header lines that go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove_headers: Vec<String>,
+    /// Values by name: in the place of the first line of that name instead of all of them, else behind the last header.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_headers: BTreeMap<String, String>,
+    /// Values by name, as on the wire: in the place of the first query parameter of that name, else behind the last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_params: BTreeMap<String, String>,
+    /// Changes of path and query, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewrite_urls: Vec<UrlRewrite>,
+    /// Changes of header values, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewrite_headers: Vec<HeaderRewrite>,
+    /// File, on the replayers, with `user:password` for Basic authentication, instead of the captured Authorization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic_auth_file: Option<String>,
     /// Time for an answer, from the first byte sent to the last received.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub timeout: Duration,
+    /// Time for a new connection, TLS included; `timeout`, where that is shorter.
+    #[serde(
+        default = "default_connect_timeout",
+        with = "humantime_serde",
+        skip_serializing_if = "is_default_connect_timeout"
+    )]
+    pub connect_timeout: Duration,
+    /// Redirects of safe requests that are followed, to the same host.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub redirects: u32,
+    /// How often a request that got no answer is sent again, where that does no harm.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: u32,
+    /// When to stop trying for a while.
+    #[serde(default, skip_serializing_if = "is_default_breaker")]
+    pub breaker: Breaker,
     /// An exchange that waited longer than this before it was sent is dropped.
     #[serde(default = "default_max_age", with = "humantime_serde")]
     pub max_age: Duration,
@@ -151,6 +187,15 @@ pub struct TargetDocument {
     /// PEM file, on the replayers, of the authorities to trust for an https target, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
+    /// PEM file, on the replayers, of the certificate to show to an https target, with those that vouch for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert_file: Option<String>,
+    /// PEM file, on the replayers, of the certificate's private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key_file: Option<String>,
+    /// Name to send as SNI and to look for in an https target's certificate, instead of the URL's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
 }
 
 fn default_pool() -> String {
@@ -166,6 +211,29 @@ fn default_methods() -> Vec<String> {
 fn default_timeout() -> Duration {
     Duration::from_secs(5)
 }
+
+fn default_connect_timeout() -> Duration {
+    Duration::from_secs(2)
+}
+
+// What has its default isn't sent along, so that a replayer of the version before takes the document.
+fn is_default_connect_timeout(time: &Duration) -> bool {
+    *time == default_connect_timeout()
+}
+
+fn is_default_breaker(breaker: &Breaker) -> bool {
+    *breaker == Breaker::default()
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// More redirects than browsers follow are a mistake.
+const MAX_REDIRECTS: u32 = 20;
+
+/// More retries would only load a target that is down.
+const MAX_RETRIES: u32 = 10;
 
 fn default_max_age() -> Duration {
     Duration::from_secs(60)
@@ -192,11 +260,72 @@ impl TargetDocument {
             session_key: SessionKey::default(),
             rate_limit: None,
             original_host: false,
+            remove_headers: Vec::new(),
+            set_headers: BTreeMap::new(),
+            set_params: BTreeMap::new(),
+            rewrite_urls: Vec::new(),
+            rewrite_headers: Vec::new(),
+            basic_auth_file: None,
             timeout: default_timeout(),
+            connect_timeout: default_connect_timeout(),
+            redirects: 0,
+            retries: 0,
+            breaker: Breaker::default(),
             max_age: default_max_age(),
             concurrency: default_concurrency(),
             skip_verify: false,
             ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            server_name: None,
+        }
+    }
+
+    /// What no key shows by itself.
+    fn check(&self, endpoint: &Endpoint) -> Result<(), String> {
+        if self.pool.is_empty() {
+            return Err("pool: is empty".to_owned());
+        }
+        for (key, time) in [
+            ("timeout", self.timeout),
+            ("connect_timeout", self.connect_timeout),
+        ] {
+            if time.is_zero() {
+                return Err(format!("{key}: 0s would let nothing through"));
+            }
+        }
+        for (key, number, most) in [
+            ("redirects", self.redirects, MAX_REDIRECTS),
+            ("retries", self.retries, MAX_RETRIES),
+        ] {
+            if number > most {
+                return Err(format!("{key}: {number} is more than {most}"));
+            }
+        }
+        self.breaker.check()?;
+        let names = self.set_headers.keys().chain(&self.remove_headers);
+        let authorization = |name: &String| name.eq_ignore_ascii_case("authorization");
+        if self.basic_auth_file.is_some() && names.clone().any(authorization) {
+            let reason = "set_headers or remove_headers has Authorization too";
+            return Err(format!("basic_auth_file: {reason}"));
+        }
+        match (&self.client_cert_file, &self.client_key_file) {
+            (Some(_), None) => {
+                return Err("client_cert_file: client_key_file is missing".to_owned());
+            }
+            (None, Some(_)) => {
+                return Err("client_key_file: client_cert_file is missing".to_owned());
+            }
+            _ => {}
+        }
+        let https_only = [
+            ("client_cert_file", &self.client_cert_file),
+            ("server_name", &self.server_name),
+        ];
+        let useless = https_only.iter().find(|(_, value)| value.is_some());
+        match useless.filter(|_| !endpoint.tls) {
+            Some((key, _)) => Err(format!("{key}: the url {:?} is not https", self.url)),
+            None => Ok(()),
         }
     }
 
@@ -221,15 +350,17 @@ pub struct Endpoint {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The path that goes in front of each request's: empty, or begins with a slash and ends without one.
+    pub base: String,
 }
 
 impl Endpoint {
-    /// Reads `http://host[:port][/]`.
+    /// Reads `http://host[:port][/base/path]`.
     ///
     /// # Errors
     /// One line that says what a URL should look like.
     pub fn parse(url: &str) -> Result<Endpoint, String> {
-        let wrong = |what: &str| format!("url {url:?}: {what}; write http://HOST[:PORT]");
+        let wrong = |what: &str| format!("url {url:?}: {what}; write http://HOST[:PORT][/PATH]");
         let uri: http::Uri = url.parse().map_err(|_| wrong("not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -240,8 +371,9 @@ impl Endpoint {
         if authority.as_str().contains('@') {
             return Err(wrong("user and password don't belong in it"));
         }
-        if uri.path() != "/" || uri.query().is_some() {
-            return Err(wrong("a path is not supported"));
+        // The parser takes a fragment off without a word.
+        if uri.query().is_some() || url.contains('#') {
+            return Err(wrong("a query or fragment doesn't belong in it"));
         }
         let host = authority
             .host()
@@ -263,6 +395,7 @@ impl Endpoint {
             tls,
             host: host.to_owned(),
             port,
+            base: uri.path().trim_end_matches('/').to_owned(),
         })
     }
 
@@ -293,6 +426,8 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// From its filters and its share.
     pub rules: Rules,
+    /// What its requests are changed to.
+    pub changes: Changes,
 }
 
 impl Target {
@@ -311,15 +446,15 @@ impl Target {
         };
         let endpoint = Endpoint::parse(&document.url).map_err(refuse)?;
         let rules = Rules::compile(&document).map_err(refuse)?;
-        if document.pool.is_empty() {
-            return Err(refuse("pool: is empty".to_owned()));
-        }
+        let changes = Changes::compile(&document, &endpoint.base).map_err(refuse)?;
+        document.check(&endpoint).map_err(refuse)?;
         Ok(Target {
             name,
             revision,
             document,
             endpoint,
             rules,
+            changes,
         })
     }
 }
@@ -356,17 +491,39 @@ impl TargetsFile {
 
 fn parse_yaml<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str(text).map_err(|error| {
-        let place = error
-            .location()
-            .map(|at| format!("line {}, column {}", at.line(), at.column()));
-        let text = error.without_snippet().to_string();
-        let what = text.lines().next().unwrap_or("not a document").trim();
-        match place {
-            // Some of its messages say where, others don't.
-            Some(place) if !what.contains(&place) => format!("{place}: {what}"),
-            _ => what.to_owned(),
+        let at = error.location().map(|at| (at.line(), at.column()));
+        let message = error.without_snippet().to_string();
+        let mut what = message
+            .lines()
+            .next()
+            .unwrap_or("not a document")
+            .trim()
+            .to_owned();
+        if let Some((line, column)) = at {
+            let place = format!("line {line}, column {column}");
+            // Some of its messages say where, others don't; none says which key.
+            if !what.contains(&place) {
+                what = format!("{place}: {what}");
+            }
+            let entry = entry_at(text, line as usize, column as usize);
+            if let Some(entry) = entry.filter(|entry| !what.contains(entry)) {
+                what = format!("{what}: {entry}");
+            }
         }
+        what
     })
+}
+
+/// The `key: value` that stands there, as far as one line shows it.
+fn entry_at(text: &str, line: usize, column: usize) -> Option<&str> {
+    let line = text.lines().nth(line.checked_sub(1)?)?;
+    let (at, _) = line.char_indices().nth(column.checked_sub(1)?)?;
+    let start = line[..at].rfind(['{', ',', '[']).map_or(0, |at| at + 1);
+    let end = line[at..]
+        .find([',', '}', ']'])
+        .map_or(line.len(), |end| at + end);
+    let entry = line[start..end].trim();
+    (entry.len() <= 100 && entry.contains(':')).then_some(entry)
 }
 
 #[cfg(test)]
@@ -411,6 +568,32 @@ mod tests {
                 "targets:\n  a/b: {url: 'http://h', rate_limit: fast}",
                 "fast",
             ),
+            ("targets:\n  a/b: {url: 'http://h', redirects: 21}", "21"),
+            ("targets:\n  a/b: {url: 'http://h', retries: 11}", "11"),
+            (
+                "targets:\n  a/b: {url: 'http://h', connect_timeout: 0s}",
+                "0s",
+            ),
+            (
+                "targets:\n  a/b: {url: 'https://h', client_key_file: /k}",
+                "client_cert_file is missing",
+            ),
+            (
+                "targets:\n  a/b: {url: 'http://h', server_name: s}",
+                "server_name: the url",
+            ),
+            (
+                "targets:\n  a/b: {url: 'http://h', redirects: -1}",
+                "redirects: -1",
+            ),
+            (
+                "targets:\n  a/b:\n    url: http://h\n    timeout: soon\n",
+                "timeout: soon",
+            ),
+            (
+                "targets:\n  a/b: {url: 'http://h', breaker: {probes: 0}}",
+                "probes: 0",
+            ),
             ("targets:\n  b: {url: 'http://h'}", "TEAM/NAME"),
             ("targets:\n  a/b: {}", "url"),
             ("targets: [", "line"),
@@ -425,18 +608,44 @@ mod tests {
     }
 
     #[test]
+    fn a_replayer_of_the_version_before_takes_a_document_without_new_keys() {
+        let json = serde_json::to_string(&TargetDocument::new("http://h")).unwrap();
+        for key in [
+            "breaker",
+            "redirects",
+            "retries",
+            "connect_timeout",
+            "set_",
+            "rewrite",
+            "client",
+        ] {
+            assert!(!json.contains(key), "{key}: {json}");
+        }
+    }
+
+    #[test]
     fn endpoints() {
         let endpoint = Endpoint::parse("http://[::1]:8080").unwrap();
         assert_eq!((endpoint.host.as_str(), endpoint.port), ("::1", 8080));
         assert_eq!(endpoint.host_header(), "[::1]:8080");
         assert_eq!(Endpoint::parse("https://h").unwrap().host_header(), "h");
+        for (url, base) in [
+            ("http://h", ""),
+            ("http://h/", ""),
+            ("http://h//", ""),
+            ("http://h:1/a//b%20/", "/a//b%20"),
+        ] {
+            assert_eq!(Endpoint::parse(url).unwrap().base, base, "{url}");
+        }
         for url in [
             "h",
             "http://",
             "http://h:0",
             "http://h:x",
             "http://u:p@h",
-            "http://h/a",
+            "http://h/a?b",
+            "http://h/a#b",
+            "http://h/a b",
             "",
         ] {
             assert!(Endpoint::parse(url).is_err(), "{url}");
@@ -452,6 +661,13 @@ mod tests {
             .find(|t| t.name.as_str() == "shop/checkout-v2");
         let full = serde_json::to_value(&full.unwrap().document).unwrap();
         let default = serde_json::to_value(TargetDocument::new("http://h")).unwrap();
+        let refused = serde_json::from_str::<TargetDocument>("{\"nonsense\": 1}").unwrap_err();
+        let refused = refused.to_string();
+        let keys: Vec<&str> = refused.split('`').skip(3).step_by(2).collect();
+        assert!(keys.contains(&"url") && keys.len() > 20, "{keys:?}");
+        for key in keys {
+            assert!(full.get(key).is_some(), "{key}");
+        }
         for (key, value) in full.as_object().unwrap() {
             assert!(text.contains(&format!("\n    {key}: ")), "{key}");
             assert_ne!(default.get(key), Some(value), "{key}");

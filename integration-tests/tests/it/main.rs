@@ -9,6 +9,7 @@
 mod answers;
 mod arrivals;
 mod bad_input;
+mod black_hole;
 mod demo;
 mod differential;
 mod discard;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reprise_traffic::Disposition::{self, Replayed};
 use reprise_traffic::Fault;
 use reprise_traffic::target::TargetDocument;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use crate::server::{GET, OK, POST, Server, client_of, outcome};
@@ -21,18 +21,35 @@ fn authority() -> Authority {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let mut pem = tempfile::NamedTempFile::new().unwrap();
     pem.write_all(made.cert.pem().as_bytes()).unwrap();
+    let acceptor = acceptor(made.cert.der().clone(), key, None);
+    Authority { acceptor, pem }
+}
+
+/// With that certificate; of clients it wants one that is `known`, where that is given.
+fn acceptor(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    known: Option<CertificateDer<'static>>,
+) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
+    let builder = match known {
+        None => builder.with_no_client_auth(),
+        Some(known) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(known).unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+                Arc::new(roots),
+                provider,
+            );
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Authority {
-        acceptor: TlsAcceptor::from(Arc::new(config)),
-        pem,
-    }
+    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn server(authority: &Authority) -> Server {
@@ -77,6 +94,54 @@ async fn any_certificate_will_do_with_skip_verify() {
         document.skip_verify = true;
     });
     assert_eq!(outcome(&client, POST).await, Replayed(200));
+}
+
+#[tokio::test]
+async fn the_name_to_look_for_can_be_another_than_the_host() {
+    let authority = authority();
+    let server = server(&authority).await;
+    let url = format!("https://127.0.0.1:{}", server.port);
+    let trust = trusting(&authority);
+    let client = client_of(&url, |document| {
+        trust(document);
+        document.server_name = Some("localhost".to_owned());
+    });
+    assert_eq!(outcome(&client, POST).await, Replayed(200));
+    assert!(server.requests()[0].contains(&format!("Host: 127.0.0.1:{}\r\n", server.port)));
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_the_document_names_one() {
+    let pem = |text: String| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    };
+    let path = |file: &tempfile::NamedTempFile| Some(file.path().to_str().unwrap().to_owned());
+    let made = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let (ours, theirs) = (made("replayer"), made("localhost"));
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(theirs.signing_key.serialize_der()));
+    let known = Some(ours.cert.der().clone());
+    let acceptor = acceptor(theirs.cert.der().clone(), key, known);
+    let server = Server::over(Some(acceptor), |mut peer| async move {
+        while peer.request().await.is_some() {
+            peer.send(OK).await;
+        }
+    })
+    .await;
+    let url = format!("https://localhost:{}", server.port);
+    let (ca, certificate) = (pem(theirs.cert.pem()), pem(ours.cert.pem()));
+    let key = pem(ours.signing_key.serialize_pem());
+
+    let nobody = client_of(&url, |document| document.ca_file = path(&ca));
+    assert_ne!(outcome(&nobody, GET).await, Replayed(200));
+    assert!(server.requests().is_empty());
+    let known = client_of(&url, |document| {
+        document.ca_file = path(&ca);
+        document.client_cert_file = path(&certificate);
+        document.client_key_file = path(&key);
+    });
+    assert_eq!(outcome(&known, GET).await, Replayed(200));
 }
 
 #[tokio::test]

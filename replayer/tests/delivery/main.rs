@@ -11,4 +11,8 @@ mod https;
 #[cfg(test)]
 mod nginx;
 #[cfg(test)]
+mod repeats;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod server;
