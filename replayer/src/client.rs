@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use reprise_traffic::target::{Target, TargetName};
+use reprise_traffic::target::{Endpoint, Target, TargetName};
 use reprise_traffic::{Disposition, Exchange, ExchangeId, Fault};
 use tokio::time::timeout;
 use tracing::debug;
@@ -67,18 +67,18 @@ pub struct TargetClient {
 }
 
 impl TargetClient {
-    /// A client without connections; for https it reads the authorities to trust.
+    /// A client without connections for a target that is that web server; for https it reads the authorities to trust.
     ///
     /// # Errors
     /// When the `ca_file` can't be used, or this machine knows no authorities.
-    pub fn new(target: &Target) -> Result<TargetClient, ClientError> {
-        let dialer = Dialer::new(target).map_err(|source| ClientError {
+    pub fn new(target: &Target, endpoint: &Endpoint) -> Result<TargetClient, ClientError> {
+        let dialer = Dialer::new(target, endpoint).map_err(|source| ClientError {
             target: target.name.clone(),
             source,
         })?;
         Ok(TargetClient {
             name: target.name.clone(),
-            rewriter: Rewriter::new(target),
+            rewriter: Rewriter::new(target, endpoint),
             dialer,
             pool: Pool::new(target.document.concurrency.get() as usize),
             timeout: target.document.timeout,

@@ -2,9 +2,9 @@
 //!
 //! What enters: parcels from relays ([`take`]); what came before is recognised ([`dedup`]). Each target has a runner
 //! that keeps sessions in order ([`runner`], [`sessions`]) and a client that sends a request as it was captured
-//! ([`client`], [`rewrite`], [`connection`], [`response`]). What leaves: requests, and an answer to the relay for
-//! each parcel ([`outbox`]). What may be lost: nothing unsaid; an unsafe request is sent at most once, and where its
-//! end is not known it ends as `unknown`.
+//! ([`client`], [`rewrite`], [`connection`], [`response`]), or a row of files into which they are recorded ([`recording`]).
+//! What leaves: requests and records, and an answer to the relay for each parcel ([`outbox`]). What may be lost: nothing
+//! unsaid; an unsafe request is sent at most once, and where its end is not known it ends as `unknown`.
 
 mod dedup;
 mod take;
@@ -20,6 +20,8 @@ mod resolve;
 mod response;
 mod rewrite;
 mod tls;
+
+mod recording;
 
 mod outbox;
 
@@ -39,6 +41,7 @@ use tracing::{info, warn};
 
 pub use client::{ClientError, Delivery, TargetClient};
 pub use config::Config;
+pub use recording::{OpenError, RecordingError, check_recording};
 pub use run::run;
 pub use tls::TlsError;
 

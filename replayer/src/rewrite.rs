@@ -16,7 +16,7 @@
 use std::io::Write;
 
 use reprise_traffic::framing::{self, Framing, FramingError};
-use reprise_traffic::target::Target;
+use reprise_traffic::target::{Endpoint, Target};
 use reprise_traffic::{Body, Exchange, Head, MARKER};
 
 /// Why a request can't be sent.
@@ -57,8 +57,8 @@ pub(crate) struct Rewriter {
 
 impl Rewriter {
     /// The changes that `target` asks for.
-    pub(crate) fn new(target: &Target) -> Rewriter {
-        let host = (!target.document.original_host).then(|| target.endpoint.host_header());
+    pub(crate) fn new(target: &Target, endpoint: &Endpoint) -> Rewriter {
+        let host = (!target.document.original_host).then(|| endpoint.host_header());
         Rewriter { host }
     }
 

@@ -1,4 +1,5 @@
-//! Sends one target's jobs: each session in order, as many sessions at a time as the target allows.
+//! Sends one target's jobs: each session in order, as many sessions at a time as the target allows. Those of a recording
+//! are recorded, and those of a target that does nothing end at once; there sessions don't wait for answers.
 //!
 //! What enters: jobs. What leaves: requests, and how each ended. What may be lost: a job that waited longer than the
 //! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), and one whose target was deleted
@@ -8,12 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use reprise_traffic::outcome::TAKEN;
+use reprise_traffic::target::Destination;
 use reprise_traffic::{Disposition, DropReason, Exchange, Fault, Target};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::warn;
 
 use crate::client::TargetClient;
 use crate::metrics::Latency;
+use crate::recording::Recorder;
 use crate::sessions::{Placed, Room, Sessions};
 
 /// An exchange to be sent to the target.
@@ -29,6 +33,8 @@ pub(crate) struct Job<T> {
 pub(crate) struct Runner<T> {
     current: Mutex<Arc<Current>>,
     sessions: Mutex<Sessions<Job<T>>>,
+    /// What may be here.
+    room: Room,
     latency: Latency,
     retired: AtomicBool,
 }
@@ -40,41 +46,71 @@ struct Current {
     sender: Arc<Sender>,
 }
 
-struct Sender {
-    /// `None` where no client can be made of the document.
-    client: Option<TargetClient>,
-    permits: Semaphore,
+enum Sender {
+    Client {
+        client: TargetClient,
+        permits: Semaphore,
+    },
+    Recorder(Recorder),
+    /// The target does nothing.
+    Nowhere,
+    /// None can be made of the document.
+    Broken,
 }
 
-impl Current {
-    fn new(target: Arc<Target>) -> Arc<Current> {
-        let client = TargetClient::new(&target);
-        let client = client
-            .inspect_err(|error| warn!("{error}; its exchanges fail"))
-            .ok();
-        let permits = Semaphore::new(target.document.concurrency.get() as usize);
-        let sender = Arc::new(Sender { client, permits });
-        let since = Instant::now();
-        Arc::new(Current {
-            target,
-            since,
-            sender,
+impl Sender {
+    fn new(target: &Target) -> Sender {
+        let made = match &target.destination {
+            Destination::Server(endpoint) => TargetClient::new(target, endpoint)
+                .map(|client| Sender::Client {
+                    client,
+                    permits: Semaphore::new(target.document.concurrency.get() as usize),
+                })
+                .map_err(|error| error.to_string()),
+            Destination::Recording(recording) => Recorder::start(&target.name, recording)
+                .map(Sender::Recorder)
+                .map_err(|error| error.to_string()),
+            Destination::Nowhere => Ok(Sender::Nowhere),
+        };
+        made.unwrap_or_else(|error| {
+            warn!("{error}; its exchanges fail");
+            Sender::Broken
         })
+    }
+
+    /// True where it need not be made anew for a newer version of the document: nothing has changed, or nothing that a
+    /// row of files depends on. One that has stopped is tried again.
+    fn serves(&self, newer: &Target, has_changed: bool) -> bool {
+        match (self, &newer.destination) {
+            (Sender::Recorder(recorder), Destination::Recording(recording)) => {
+                recorder.serves(recording)
+            }
+            _ => !has_changed,
+        }
     }
 }
 
 impl Current {
-    /// A newer revision; the client and its connections stay where the document is the same.
-    fn with(self: &Arc<Current>, target: &Arc<Target>) -> Arc<Current> {
-        if target.document != self.target.document {
-            return Current::new(target.clone());
-        }
-        let (target, since) = (target.clone(), Instant::now());
+    fn new(target: Arc<Target>) -> Arc<Current> {
+        let sender = Arc::new(Sender::new(&target));
+        Current::by(target, sender)
+    }
+
+    fn by(target: Arc<Target>, sender: Arc<Sender>) -> Arc<Current> {
         Arc::new(Current {
             target,
-            since,
-            sender: self.sender.clone(),
+            since: Instant::now(),
+            sender,
         })
+    }
+
+    /// A newer revision; the client and its connections stay where the document is the same.
+    fn with(self: &Arc<Current>, target: &Arc<Target>) -> Arc<Current> {
+        let has_changed = target.document != self.target.document;
+        match self.sender.serves(target, has_changed) {
+            true => Current::by(target.clone(), self.sender.clone()),
+            false => Current::new(target.clone()),
+        }
     }
 }
 
@@ -87,6 +123,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         Runner {
             current: Mutex::new(Current::new(target)),
             sessions: Mutex::new(Sessions::new(room)),
+            room,
             latency,
             retired: AtomicBool::new(false),
         }
@@ -123,6 +160,16 @@ impl<T: Send + Sync + 'static> Runner<T> {
         end: impl Fn(T, &Exchange, Disposition) + Clone + Send + 'static,
     ) {
         let current = self.current();
+        match &*current.sender {
+            Sender::Nowhere => return end(job.ticket, &job.exchange, NOTHING_DONE),
+            Sender::Recorder(recorder) => {
+                let ticket = job.ticket;
+                let end =
+                    move |exchange: &Exchange, disposition| end(ticket, exchange, disposition);
+                return recorder.record(job.exchange, self.room, Box::new(end));
+            }
+            Sender::Client { .. } | Sender::Broken => {}
+        }
         let session = current
             .target
             .document
@@ -169,17 +216,20 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     async fn send(&self, job: &Job<T>) -> Disposition {
         let current = self.current();
-        // The semaphore is never closed.
-        let _permit = current.sender.permits.acquire().await;
+        let (client, _permit) = match &*current.sender {
+            // The semaphore is never closed.
+            Sender::Client { client, permits } => (client, permits.acquire().await),
+            Sender::Broken => return Disposition::Failed(Fault::Ours),
+            // These were no web servers when the job came.
+            Sender::Recorder(recorder) => return record(recorder, job, self.room).await,
+            Sender::Nowhere => return NOTHING_DONE,
+        };
         if self.retired.load(Ordering::Relaxed) {
             return Disposition::Dropped(DropReason::NotATarget);
         }
         if job.since.elapsed() > current.target.document.max_age {
             return Disposition::Dropped(DropReason::Expired);
         }
-        let Some(client) = &current.sender.client else {
-            return Disposition::Failed(Fault::Ours);
-        };
         let sent = client.send(&job.exchange).await;
         if matches!(sent.disposition, Disposition::Replayed(_)) {
             self.latency.observe(sent.latency);
@@ -189,9 +239,28 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     /// Sessions with a job under way, and jobs that wait behind them.
     pub(crate) fn load(&self) -> (usize, usize) {
-        self.sessions
+        let to_record = match &*self.current().sender {
+            Sender::Recorder(recorder) => recorder.load(),
+            Sender::Client { .. } | Sender::Nowhere | Sender::Broken => 0,
+        };
+        let (under_way, waiting) = self
+            .sessions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .load()
+            .load();
+        (under_way, waiting + to_record)
     }
+}
+
+/// How all ends at a target that does nothing.
+const NOTHING_DONE: Disposition = Disposition::Replayed(TAKEN);
+
+async fn record<T>(recorder: &Recorder, job: &Job<T>, room: Room) -> Disposition {
+    let (ended, end) = oneshot::channel();
+    let ended = move |_: &Exchange, disposition| {
+        // Whoever waits for it is only dropped with the runtime.
+        let _ = ended.send(disposition);
+    };
+    recorder.record(job.exchange.clone(), room, Box::new(ended));
+    end.await.unwrap_or(Disposition::Failed(Fault::Ours))
 }

@@ -14,8 +14,10 @@ pub mod gor;
 pub mod head;
 pub mod ledger;
 pub mod outcome;
+pub mod recording;
 pub mod rules;
 pub mod session;
+pub mod size;
 pub mod target;
 
 pub use answer::{Answer, AnswerHead};
@@ -25,6 +27,7 @@ pub use head::{Head, HeadError};
 pub use outcome::{Disposition, DropReason, Fault};
 pub use rules::{Decision, Rules};
 pub use session::SessionKey;
+pub use size::ByteSize;
 pub use target::{Target, TargetDocument, TargetName};
 
 /// The header that marks a replayed request; its value is the exchange's identity.

@@ -4,6 +4,8 @@
 //! What leaves: a checked [`Target`] with compiled rules. What may be lost: nothing; a document that can't be
 //! honoured to the letter is refused with one line that says what and where.
 
+mod destination;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
@@ -12,8 +14,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::recording::RecordingSettings;
 use crate::rules::{HeaderRule, Rules, Share};
 use crate::session::SessionKey;
+
+pub use destination::Destination;
 
 /// `TEAM/NAME`, each of letters, digits, `.`, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -101,7 +106,8 @@ impl From<RateLimit> for String {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetDocument {
-    /// Where replayed requests go: `http://host[:port]` or `https://host[:port]`.
+    /// Where requests go: `http://host[:port]` or `https://host[:port]` to be replayed, `file:///path` into recordings,
+    /// `null:` nowhere.
     pub url: String,
     /// The pool of replayers that serves this target.
     #[serde(default = "default_pool")]
@@ -151,6 +157,9 @@ pub struct TargetDocument {
     /// PEM file, on the replayers, of the authorities to trust for an https target, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
+    /// How files are written, where the URL is one of a recording.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingSettings>,
 }
 
 fn default_pool() -> String {
@@ -197,6 +206,7 @@ impl TargetDocument {
             concurrency: default_concurrency(),
             skip_verify: false,
             ca_file: None,
+            recording: None,
         }
     }
 
@@ -229,7 +239,9 @@ impl Endpoint {
     /// # Errors
     /// One line that says what a URL should look like.
     pub fn parse(url: &str) -> Result<Endpoint, String> {
-        let wrong = |what: &str| format!("url {url:?}: {what}; write http://HOST[:PORT]");
+        let wrong = |what: &str| {
+            format!("url {url:?}: {what}; write http://HOST[:PORT], or file:///PATH to record")
+        };
         let uri: http::Uri = url.parse().map_err(|_| wrong("not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -290,7 +302,7 @@ pub struct Target {
     /// As its owner wrote it, defaults filled in.
     pub document: TargetDocument,
     /// From its URL.
-    pub endpoint: Endpoint,
+    pub destination: Destination,
     /// From its filters and its share.
     pub rules: Rules,
 }
@@ -309,7 +321,7 @@ impl Target {
             place: format!("target {name}"),
             reason,
         };
-        let endpoint = Endpoint::parse(&document.url).map_err(refuse)?;
+        let destination = Destination::of(&document).map_err(refuse)?;
         let rules = Rules::compile(&document).map_err(refuse)?;
         if document.pool.is_empty() {
             return Err(refuse("pool: is empty".to_owned()));
@@ -318,9 +330,17 @@ impl Target {
             name,
             revision,
             document,
-            endpoint,
+            destination,
             rules,
         })
+    }
+
+    /// The web server that it is, where it is one.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        match &self.destination {
+            Destination::Server(endpoint) => Some(endpoint),
+            Destination::Recording(_) | Destination::Nowhere => None,
+        }
     }
 }
 
@@ -389,7 +409,8 @@ mod tests {
         let targets = TargetsFile::parse("t.yaml", FILE, 3).unwrap();
         let target = &targets[0];
         assert_eq!(target.name.as_str(), "shop/checkout");
-        assert_eq!(target.endpoint.host_header(), "staging.example:8443");
+        let endpoint = target.endpoint().unwrap();
+        assert_eq!(endpoint.host_header(), "staging.example:8443");
         assert_eq!(target.document.timeout, Duration::from_millis(250));
         assert_eq!(target.document.pool, "default");
         assert_eq!(target.revision, 3);
