@@ -264,3 +264,109 @@ async fn record<T>(recorder: &Recorder, job: &Job<T>, room: Room) -> Disposition
     recorder.record(job.exchange.clone(), room, Box::new(ended));
     end.await.unwrap_or(Disposition::Failed(Fault::Ours))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::mpsc::{Sender as Ends, channel};
+    use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
+    use reprise_traffic::{Epoch, ExchangeId, Head, Source, TargetDocument, TargetName};
+
+    use super::*;
+    use crate::metrics::Latencies;
+
+    const ROOM: Room = Room {
+        bytes: 1 << 20,
+        jobs: 100,
+    };
+
+    fn target(revision: u64, url: &str, change: impl FnOnce(&mut TargetDocument)) -> Arc<Target> {
+        let mut document = TargetDocument::new(url);
+        change(&mut document);
+        let name = TargetName::new("t/a").unwrap();
+        Arc::new(Target::new(name, revision, document).unwrap())
+    }
+
+    fn runner(target: Arc<Target>) -> Arc<Runner<u64>> {
+        let latency = Latencies::register(&mut Registry::default()).of(&target.name);
+        Arc::new(Runner::new(target, ROOM, latency))
+    }
+
+    fn submit(runner: &Arc<Runner<u64>>, ticket: u64, ended: &Ends<(u64, Disposition)>) {
+        let exchange = Arc::new(Exchange {
+            id: ExchangeId {
+                epoch: Arc::new(Epoch::new("web", 1)),
+                sequence: ticket,
+            },
+            request: reprise_traffic::exchange::Captured {
+                captured_ns: 0,
+                client: "10.0.0.2:1".parse().unwrap(),
+                server: "10.0.0.1:80".parse().unwrap(),
+                source: Source::Wire,
+                head: Head::parse(bytes::Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n")).unwrap(),
+                body: reprise_traffic::Body::default(),
+                trailers: bytes::Bytes::new(),
+                answer: None,
+            },
+        });
+        let since = Instant::now();
+        let ended = ended.clone();
+        let job = Job {
+            exchange,
+            since,
+            ticket,
+        };
+        runner.submit(job, move |ticket, _, end| {
+            ended.send((ticket, end)).unwrap()
+        });
+    }
+
+    #[test]
+    fn a_target_that_does_nothing_takes_all_at_once() {
+        // There is no runtime on which a task could be spawned.
+        let runner = runner(target(1, "null:", |_| {}));
+        let (ends, ended) = channel();
+        for ticket in 0..1000 {
+            submit(&runner, ticket, &ends);
+            assert_eq!(ended.try_recv(), Ok((ticket, NOTHING_DONE)));
+        }
+        assert_eq!(runner.load(), (0, 0));
+    }
+
+    fn files(directory: &Path) -> usize {
+        std::fs::read_dir(directory).unwrap().count()
+    }
+
+    #[test]
+    fn a_recording_goes_on_while_what_it_is_made_of_stays_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("file://{}/a.gor", dir.path().display());
+        let runner = runner(target(1, &url, |_| {}));
+        let (ends, ended) = channel();
+        let record = |ticket| {
+            submit(&runner, ticket, &ends);
+            ended.recv_timeout(Duration::from_secs(20)).unwrap()
+        };
+        assert_eq!(record(1), (1, NOTHING_DONE));
+        runner.update(&target(2, &url, |d| d.methods = vec!["any".to_owned()]));
+        assert_eq!(record(2), (2, NOTHING_DONE));
+        assert_eq!(files(dir.path()), 1);
+        let change = |document: &mut TargetDocument| document.recording = Some(settings());
+        runner.update(&target(3, &url, change));
+        assert_eq!(record(3), (3, NOTHING_DONE));
+        assert_eq!(files(dir.path()), 2);
+        runner.update(&target(4, "file:///nowhere/a.gor", |_| {}));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        assert_eq!(record(4), (4, Disposition::Failed(Fault::Ours)));
+    }
+
+    fn settings() -> reprise_traffic::recording::RecordingSettings {
+        reprise_traffic::recording::RecordingSettings {
+            flush_interval: Duration::from_millis(10),
+            ..Default::default()
+        }
+    }
+}

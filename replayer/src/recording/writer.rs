@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Zoned;
 use jiff::civil::DateTime;
@@ -78,6 +78,7 @@ pub(super) struct Writer {
     names: Names,
     packer: Packer,
     chunks: Vec<Chunk>,
+    clock: Clock,
     /// The number of the next chunk of that name.
     next: (String, Option<u64>),
     /// Exchanges whose records are pending.
@@ -108,6 +109,7 @@ impl Writer {
             names,
             packer: Packer::new(packing)?,
             chunks: Vec::new(),
+            clock: Clock::default(),
             next: (String::new(), None),
             batch: Vec::new(),
             bytes: 0,
@@ -146,7 +148,7 @@ impl Writer {
         if !self.settings.append || self.names.are_single() || self.names.tell_kinds_apart() {
             return;
         }
-        let name = self.names.of(&now(), Kind::Request, b"");
+        let name = self.names.of(&self.clock.now(false), Kind::Request, b"");
         let chunk = Chunk::new(name, Kind::Request);
         self.chunks.push(chunk);
         if let Err(stop) = self.open(0) {
@@ -172,7 +174,7 @@ impl Writer {
                 return self.shared.settle(entry, Disposition::Failed(Fault::Ours));
             }
         };
-        let now = now();
+        let now = self.clock.now(self.names.are_single());
         for record in [Some(&records.0), records.1.as_ref()].into_iter().flatten() {
             self.put(record, &now);
         }
@@ -361,6 +363,24 @@ impl Chunk {
 }
 
 /// The wall clock of this place, as names have it.
-fn now() -> DateTime {
-    Zoned::now().datetime()
+#[derive(Debug, Default)]
+struct Clock {
+    /// Unix time, and what a clock on the wall says then.
+    second: Option<(u64, DateTime)>,
+}
+
+impl Clock {
+    /// The second alone, unless it is to be exact: where a time zone stands need not be asked for each record.
+    fn now(&mut self, exact: bool) -> DateTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let second = since.map_or(0, |since| since.as_secs());
+        match self.second {
+            Some((known, time)) if known == second && !exact => time,
+            _ => {
+                let time = Zoned::now().datetime();
+                self.second = Some((second, time));
+                time
+            }
+        }
+    }
 }
