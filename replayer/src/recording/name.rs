@@ -14,6 +14,7 @@ use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use jiff::civil::DateTime;
 use reprise_traffic::gor::Kind;
@@ -23,7 +24,7 @@ use reprise_traffic::recording::{NamePart, NameTemplate, Placeholder};
 #[derive(Debug)]
 pub(super) struct Names {
     template: NameTemplate,
-    instance: String,
+    instance: &'static str,
 }
 
 impl Names {
@@ -139,15 +140,18 @@ fn without_index(template: &NameTemplate) -> NameTemplate {
     stripped.unwrap_or_else(|| template.clone())
 }
 
-/// Eight letters by chance.
-fn instance() -> String {
-    let mut chance = RandomState::new().build_hasher().finish();
-    let letters = (0..8).map(|_| {
-        let letter = b'a' + (chance % 26) as u8;
-        chance /= 26;
-        char::from(letter)
-    });
-    letters.collect()
+/// Eight letters by chance, the same for all that this process records.
+fn instance() -> &'static str {
+    static INSTANCE: OnceLock<String> = OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        let mut chance = RandomState::new().build_hasher().finish();
+        let letters = (0..8).map(|_| {
+            let letter = b'a' + (chance % 26) as u8;
+            chance /= 26;
+            char::from(letter)
+        });
+        letters.collect()
+    })
 }
 
 #[cfg(test)]
