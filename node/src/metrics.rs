@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use reprise_traffic::ledger::{Account, LedgerReport};
+use reprise_traffic::outcome::status_name;
 
 use crate::admin::LedgerSource;
 
@@ -95,7 +96,7 @@ fn ends(account: &Account) -> Vec<(&'static str, String, u64)> {
         account
             .replayed
             .iter()
-            .map(|(s, n)| ("replayed", s.to_string(), *n)),
+            .map(|(s, n)| ("replayed", status_name(*s).into_owned(), *n)),
     );
     ends.extend(
         account

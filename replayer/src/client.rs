@@ -96,22 +96,22 @@ pub struct TargetClient {
 const UNSENDABLE_EVERY: Duration = Duration::from_secs(10);
 
 impl TargetClient {
-    /// A client without connections; it reads the files that the document names.
+    /// A client without connections for a target that is that web server; it reads the files that the document names.
     ///
     /// # Errors
     /// When one of them can't be used, or this machine knows no authorities for https.
-    pub fn new(target: &Target) -> Result<TargetClient, ClientError> {
+    pub fn new(target: &Target, endpoint: &Endpoint) -> Result<TargetClient, ClientError> {
         let refuse = |source: SetUpError| ClientError {
             target: target.name.clone(),
             source,
         };
         Ok(TargetClient {
             name: target.name.clone(),
-            rewriter: Rewriter::new(target).map_err(|e| refuse(e.into()))?,
-            dialer: Dialer::new(target).map_err(|e| refuse(e.into()))?,
+            rewriter: Rewriter::new(target, endpoint).map_err(|e| refuse(e.into()))?,
+            dialer: Dialer::new(target, endpoint).map_err(|e| refuse(e.into()))?,
             pool: Pool::new(target.document.concurrency.get() as usize),
             timeout: target.document.timeout,
-            endpoint: target.endpoint.clone(),
+            endpoint: endpoint.clone(),
             redirects: target.document.redirects,
             retries: Retries::new(&target.document),
             logged: AtomicU32::new(0),

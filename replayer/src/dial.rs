@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reprise_traffic::target::Target;
+use reprise_traffic::target::{Endpoint, Target};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -54,8 +54,7 @@ impl Dialer {
     ///
     /// # Errors
     /// When TLS can't be set up.
-    pub(crate) fn new(target: &Target) -> Result<Dialer, TlsError> {
-        let endpoint = &target.endpoint;
+    pub(crate) fn new(target: &Target, endpoint: &Endpoint) -> Result<Dialer, TlsError> {
         let tls = endpoint
             .tls
             .then(|| Tls::new(endpoint, &target.document))

@@ -1,9 +1,10 @@
 //! The replayer: sends its share of the traffic to the targets.
 //!
 //! What enters: parcels from relays ([`take`]); what came before is recognised ([`dedup`]). Each target has a runner
-//! that waits until each is due and keeps sessions in order ([`runner`], [`schedule`], [`sessions`]), and a client that sends a request as it was captured
-//! ([`client`], [`rewrite`], [`connection`], [`response`]). What leaves: requests, and an answer to the relay for
-//! each parcel ([`outbox`]). What may be lost: nothing unsaid; an unsafe request is sent at most once, and where its
+//! that waits until each is due and keeps sessions in order ([`runner`], [`schedule`], [`sessions`]), and one who takes them
+//! ([`sender`]): a client that sends a request as it was captured ([`client`], [`rewrite`], [`connection`], [`response`]), or a
+//! row of files into which they are recorded ([`recording`]). What leaves: requests and records, and an answer to the relay
+//! for each parcel ([`outbox`]). What may be lost: nothing unsaid; an unsafe request is sent at most once, and where its
 //! end is not known it ends as `unknown`.
 
 mod dedup;
@@ -14,6 +15,7 @@ mod gate;
 mod measuring;
 mod runner;
 mod schedule;
+mod sender;
 mod sessions;
 
 mod client;
@@ -27,6 +29,8 @@ mod response;
 mod retry;
 mod rewrite;
 mod tls;
+
+mod recording;
 
 mod outbox;
 
@@ -48,6 +52,7 @@ use tracing::{info, warn};
 pub use client::{ClientError, Delivery, SetUpError, TargetClient};
 pub use config::Config;
 pub use credentials::CredentialsError;
+pub use recording::{OpenError, RecordingError, check_recording};
 pub use run::run;
 pub use tls::TlsError;
 

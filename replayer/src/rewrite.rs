@@ -18,7 +18,7 @@ use std::io::Write;
 
 use reprise_traffic::framing::{self, Framing, FramingError};
 use reprise_traffic::lines::{HeaderLine, Lines};
-use reprise_traffic::target::Target;
+use reprise_traffic::target::{Endpoint, Target};
 use reprise_traffic::{Body, ChangeError, Changes, Exchange, ExchangeId, Head, MARKER};
 
 use crate::credentials::{self, CredentialsError};
@@ -70,11 +70,11 @@ impl Rewriter {
     ///
     /// # Errors
     /// When its `basic_auth_file` can't be used.
-    pub(crate) fn new(target: &Target) -> Result<Rewriter, CredentialsError> {
+    pub(crate) fn new(target: &Target, endpoint: &Endpoint) -> Result<Rewriter, CredentialsError> {
         let keeps_host = target.document.original_host || target.changes.sets("host");
         let changes = target.changes.clone();
         Ok(Rewriter {
-            host: (!keeps_host).then(|| target.endpoint.host_header()),
+            host: (!keeps_host).then(|| endpoint.host_header()),
             keeps_connection: changes.sets("connection"),
             changes: match &target.document.basic_auth_file {
                 Some(file) => changes.with_authorization(credentials::basic(file)?),
@@ -348,7 +348,7 @@ mod tests {
         let set = |name: &str| (name.to_owned(), "Close".to_owned());
         document.set_headers = [set("connection")].into();
         let target = Target::new(TargetName::new("a/b").unwrap(), 1, document).unwrap();
-        let rewriter = Rewriter::new(&target).unwrap();
+        let rewriter = Rewriter::new(&target, target.endpoint().unwrap()).unwrap();
         let exchange = exchange("GET /a HTTP/1.1\r\nConnection: x\r\n\r\n", "", "");
         let outgoing = rewriter.rewrite(&exchange).unwrap();
         assert!(outgoing.alone);

@@ -1,4 +1,6 @@
 //! Sends one target's jobs: each when it is due, each session in order, as many sessions at a time as the target allows.
+//! Those of a recording are recorded, and those of a target that does nothing end at once; there sessions don't wait for
+//! answers.
 //!
 //! What enters: jobs. What leaves: requests, and how each ended. What may be lost: a job that waited longer than the
 //! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), one whose target doesn't answer
@@ -6,18 +8,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use reprise_traffic::outcome::TAKEN;
 use reprise_traffic::{Disposition, DropReason, Exchange, Fault, Target};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tracing::warn;
+use tokio::sync::oneshot;
 
-use crate::client::TargetClient;
-use crate::gate::Gate;
 use crate::measuring::Measures;
 use crate::metrics::{BreakerMeter, Latency};
+use crate::recording::Recorder;
 use crate::schedule::Schedule;
+use crate::sender::Sender;
 use crate::sessions::{Placed, Room, Sessions};
 
 /// An exchange to be sent to the target.
@@ -36,6 +38,8 @@ pub(crate) struct Job<T> {
 pub(crate) struct Runner<T> {
     current: Mutex<Arc<Current>>,
     sessions: Mutex<Sessions<Job<T>>>,
+    /// What may be here.
+    room: Room,
     latency: Latency,
     measures: Measures,
     breaker: BreakerMeter,
@@ -49,53 +53,33 @@ struct Current {
     sender: Arc<Sender>,
 }
 
-struct Sender {
-    /// `None` where no client can be made of the document.
-    client: Option<TargetClient>,
-    permits: Semaphore,
-    gate: Gate,
-}
-
 impl Current {
     fn new(target: Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
-        let client = TargetClient::new(&target);
-        let client = client
-            .inspect_err(|error| warn!("{error}; its exchanges fail"))
-            .ok();
-        let permits = Semaphore::new(target.document.concurrency.get() as usize);
-        let gate = Gate::new(&target, breaker.clone());
-        let sender = Arc::new(Sender {
-            client,
-            permits,
-            gate,
-        });
-        let since = Instant::now();
+        let sender = Arc::new(Sender::new(&target, breaker));
+        Current::by(target, sender)
+    }
+
+    fn by(target: Arc<Target>, sender: Arc<Sender>) -> Arc<Current> {
         Arc::new(Current {
             target,
-            since,
+            since: Instant::now(),
             sender,
         })
     }
-}
 
-impl Current {
     /// A newer revision; the client, its connections and the breaker stay where the document is the same.
-    fn with(self: &Arc<Current>, target: &Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
-        if target.document != self.target.document {
-            self.sender.gate.retire();
-            return Current::new(target.clone(), breaker);
+    fn with(&self, target: &Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
+        let has_changed = target.document != self.target.document;
+        if self.sender.serves(target, has_changed) {
+            return Current::by(target.clone(), self.sender.clone());
         }
-        let (target, since) = (target.clone(), Instant::now());
-        Arc::new(Current {
-            target,
-            since,
-            sender: self.sender.clone(),
-        })
+        self.sender.retire();
+        Current::new(target.clone(), breaker)
     }
 }
 
 /// Relays may be so far apart in what they know of a target.
-const SKEW: std::time::Duration = std::time::Duration::from_secs(10);
+const SKEW: Duration = Duration::from_secs(10);
 
 impl<T: Send + Sync + 'static> Runner<T> {
     /// A target of which so much may be here.
@@ -107,6 +91,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         Runner {
             current: Mutex::new(Current::new(target, &breaker)),
             sessions: Mutex::new(Sessions::new(room)),
+            room,
             latency,
             measures: Measures::default(),
             breaker,
@@ -136,31 +121,39 @@ impl<T: Send + Sync + 'static> Runner<T> {
     /// The target was deleted: what waits is not sent any more.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
-        self.current().sender.gate.retire();
+        self.current().sender.retire();
     }
 
-    /// Takes a job; `end` is called once with how it ended. Must be called on a tokio runtime.
+    /// Takes a job; `end` is called once with how it ended. Must be called on a tokio runtime, unless the target is no
+    /// web server.
     pub(crate) fn submit(
         self: &Arc<Self>,
         job: Job<T>,
         schedule: &Schedule,
         end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
     ) {
+        if !job.is_scheduled {
+            let current = self.current();
+            if matches!(*current.sender, Sender::Recorder(_) | Sender::Nowhere) {
+                return self.take(&current.sender, job, end);
+            }
+        }
         if !self.sessions().reserve(job.exchange.request.size()) {
             let full = Disposition::Dropped(DropReason::ReplayerFull);
             return end(job.ticket, &job.exchange, full);
         }
+        let runtime = Handle::current();
         // What is scheduled goes by the schedule even if it is late: it must not overtake what is due before it.
         match job.is_scheduled {
             true => {
-                let (runner, runtime) = (self.clone(), Handle::current());
+                let runner = self.clone();
                 schedule.at(job.since, move || runner.place(job, &runtime, end));
             }
-            false => self.place(job, &Handle::current(), end),
+            false => self.place(job, &runtime, end),
         }
     }
 
-    /// Has a job sent once those before it in its session have ended.
+    /// Has a job, for which there is room, sent once those before it in its session have ended.
     fn place(
         self: &Arc<Self>,
         job: Job<T>,
@@ -169,15 +162,45 @@ impl<T: Send + Sync + 'static> Runner<T> {
     ) {
         let current = self.current();
         let request = &job.exchange.request;
-        if current.sender.gate.is_shut(request.head.is_safe()) {
-            self.sessions().release(request.size());
-            let dropped = Disposition::Dropped(DropReason::BreakerOpen);
-            return end(job.ticket, &job.exchange, dropped);
+        match &*current.sender {
+            Sender::Server(server) if server.gate.is_shut(request.head.is_safe()) => {
+                self.sessions().release(request.size());
+                return end(job.ticket, &job.exchange, SHUT);
+            }
+            Sender::Server(_) | Sender::Broken => {}
+            Sender::Recorder(_) | Sender::Nowhere => {
+                self.sessions().release(request.size());
+                return self.take(&current.sender, job, end);
+            }
         }
         let session = current.target.document.session_key.hash(request);
         let placed = self.sessions().push(session, job);
         if let Placed::Start(first) = placed {
             runtime.spawn(self.clone().run_session(session, first, end));
+        }
+    }
+
+    /// Records a job, or does nothing about it.
+    fn take(
+        &self,
+        sender: &Sender,
+        job: Job<T>,
+        end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
+    ) {
+        let now = Instant::now();
+        self.measures.begun(0, job.since, now);
+        match sender {
+            Sender::Recorder(recorder) => {
+                let ticket = job.ticket;
+                let end =
+                    move |exchange: &Exchange, disposition| end(ticket, exchange, disposition);
+                recorder.record(job.exchange, self.room, Box::new(end));
+            }
+            Sender::Nowhere | Sender::Server(_) | Sender::Broken => {
+                self.measures
+                    .ended(job.since, NOTHING_DONE, Duration::ZERO, None);
+                end(job.ticket, &job.exchange, NOTHING_DONE);
+            }
         }
     }
 
@@ -203,16 +226,21 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     async fn send(&self, session: u64, job: &Job<T>) -> Disposition {
         let current = self.current();
-        let sender = &current.sender;
-        let dropped = Disposition::Dropped(DropReason::BreakerOpen);
-        let Some(pass) = sender.gate.pass(job.exchange.request.head.is_safe()) else {
-            return dropped;
+        let server = match &*current.sender {
+            Sender::Server(server) => server,
+            Sender::Broken => return Disposition::Failed(Fault::Ours),
+            // These were no web servers when the job came.
+            Sender::Recorder(recorder) => return record(recorder, job, self.room).await,
+            Sender::Nowhere => return NOTHING_DONE,
+        };
+        let Some(pass) = server.gate.pass(job.exchange.request.head.is_safe()) else {
+            return SHUT;
         };
         // The semaphore is never closed.
         let _permit = tokio::select! {
             biased;
-            () = pass.revoked() => return dropped,
-            permit = sender.permits.acquire() => permit,
+            () = pass.revoked() => return SHUT,
+            permit = server.permits.acquire() => permit,
         };
         if self.retired.load(Ordering::Relaxed) {
             return Disposition::Dropped(DropReason::NotATarget);
@@ -220,16 +248,13 @@ impl<T: Send + Sync + 'static> Runner<T> {
         if job.since.elapsed() > current.target.document.max_age {
             return Disposition::Dropped(DropReason::Expired);
         }
-        let Some(client) = &sender.client else {
-            return Disposition::Failed(Fault::Ours);
-        };
         let begun = Instant::now();
         if job.is_scheduled {
             let lateness = begun.saturating_duration_since(job.since);
             self.latency.late(lateness);
         }
         self.measures.begun(session, job.since, begun);
-        let sent = client.send(&job.exchange).await;
+        let sent = server.client.send(&job.exchange).await;
         pass.ended(sent.disposition);
         let (disposition, latency) = (sent.disposition, sent.latency);
         self.measures
@@ -247,8 +272,29 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     /// Sessions with a job under way, and jobs that wait behind them or are not due yet.
     pub(crate) fn load(&self) -> (usize, usize) {
-        self.sessions().load()
+        let to_record = match &*self.current().sender {
+            Sender::Recorder(recorder) => recorder.load(),
+            Sender::Server(_) | Sender::Nowhere | Sender::Broken => 0,
+        };
+        let (under_way, waiting) = self.sessions().load();
+        (under_way, waiting + to_record)
     }
+}
+
+/// How all ends at a target that does nothing.
+const NOTHING_DONE: Disposition = Disposition::Replayed(TAKEN);
+
+/// How all ends at one that is left alone.
+const SHUT: Disposition = Disposition::Dropped(DropReason::BreakerOpen);
+
+async fn record<T>(recorder: &Recorder, job: &Job<T>, room: Room) -> Disposition {
+    let (ended, end) = oneshot::channel();
+    let ended = move |_: &Exchange, disposition| {
+        // Whoever waits for it is only dropped with the runtime.
+        let _ = ended.send(disposition);
+    };
+    recorder.record(job.exchange.clone(), room, Box::new(ended));
+    end.await.unwrap_or(Disposition::Failed(Fault::Ours))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use reprise_node::ListenAddress;
 use reprise_node::config::{self, ByteSize};
 use reprise_node::membership::{Targets, fixed_targets, watch_targets_file};
 use reprise_node::privileges::{self, Account};
+use reprise_traffic::recording::RecordingSettings;
 use reprise_traffic::{Target, TargetDocument, TargetName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ Examples:
       replay everything, POST included: the staging system gets production's writes
   reprise run --mirror :28019 --targets targets.yaml
       take copies that nginx, Envoy or HAProxy send to port 28019; targets from a watched file
+  reprise run --capture eth0:80 --record /var/lib/shop/shop-%Y%m%d.gor.gz
+      record everything, to be replayed later by Reprise or GoReplay
   tcpdump -i eth0 -U -w - port 80 | reprise run --read - --to http://staging:8080
       replay what tcpdump captures, as it comes; with a file in the place of - what it holds, and end";
 
@@ -62,6 +65,9 @@ struct RunFlags {
     /// With --to: methods to replay, comma-separated, or any [default: GET,HEAD,OPTIONS,TRACE]
     #[arg(long, value_name = "METHODS", value_delimiter = ',')]
     methods: Vec<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    recording: RecordFlags,
     /// Metrics, health and ledger [default: 127.0.0.1:28490]
     #[arg(long, value_name = "ADDR")]
     admin: Option<ListenAddress>,
@@ -79,6 +85,33 @@ struct RunFlags {
         skip_serializing_if = "Option::is_none"
     )]
     drain_timeout: Option<Duration>,
+}
+
+/// What a recording on the command line may say; a target's document can say more.
+#[derive(Debug, Args, Serialize)]
+struct RecordFlags {
+    /// Record requests, and answers with --track-response, in GoReplay's format, whatever their method. %Y %m %d %H %M %S
+    /// are filled in; .gz and .zst are packed; chunks are numbered, name_0.gor, name_1.gor … Repeat for several. They are
+    /// named default/recording-1, default/recording-2 …
+    #[arg(long, value_name = "FILE", conflicts_with = "targets")]
+    record: Vec<String>,
+    /// With --record: go on in the file of that name instead of numbering chunks [default: false]
+    #[arg(long, requires = "record")]
+    #[serde(skip_serializing_if = "is_false")]
+    record_append: bool,
+    /// With --record: the longest that a record waits before it is written, which is what a kill may cost [default: 1s]
+    #[arg(long, requires = "record", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(
+        with = "config::duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    record_flush_interval: Option<Duration>,
+    /// With --record: a chunk of this size is followed by the next; 0B for no bound [default: 32MiB]
+    #[arg(long, requires = "record", value_name = "SIZE")]
+    record_size_limit: Option<ByteSize>,
+    /// With --record: so is one with so many records; 0 for no bound [default: 256]
+    #[arg(long, requires = "record", value_name = "N")]
+    record_queue_limit: Option<u64>,
 }
 
 /// What a listener captures; the same for `run` and `listener`.
@@ -198,6 +231,12 @@ struct RunConfig {
     to: Vec<String>,
     targets: Option<PathBuf>,
     methods: Vec<String>,
+    record: Vec<String>,
+    record_append: bool,
+    #[serde(with = "config::duration")]
+    record_flush_interval: Duration,
+    record_size_limit: ByteSize,
+    record_queue_limit: u64,
     admin: ListenAddress,
     memory: ByteSize,
     cpu_limit: CpuLimit,
@@ -208,6 +247,7 @@ struct RunConfig {
 impl Default for RunConfig {
     fn default() -> RunConfig {
         let listener = reprise_listener::Config::default();
+        let recording = RecordingSettings::default();
         RunConfig {
             capture: Vec::new(),
             capture_ignore: Vec::new(),
@@ -234,6 +274,11 @@ impl Default for RunConfig {
             to: Vec::new(),
             targets: None,
             methods: Vec::new(),
+            record: Vec::new(),
+            record_append: recording.append,
+            record_flush_interval: recording.flush_interval,
+            record_size_limit: recording.size_limit,
+            record_queue_limit: recording.queue_limit,
             admin: ListenAddress::loopback(28490),
             memory: ByteSize::mib(512),
             cpu_limit: listener.cpu_limit,
@@ -275,34 +320,64 @@ impl RunConfig {
     }
 
     fn targets(&self) -> anyhow::Result<watch::Receiver<Targets>> {
-        match (&self.targets, self.to.is_empty()) {
-            (Some(_), false) => bail!("--to and --targets exclude each other"),
-            (Some(_), true) if !self.methods.is_empty() => {
+        match (&self.targets, self.to.is_empty(), self.record.is_empty()) {
+            (Some(_), false, _) => bail!("--to and --targets exclude each other"),
+            (Some(_), true, false) => {
+                bail!(
+                    "--record and --targets exclude each other; a target of the file can record, with url: file:///PATH"
+                )
+            }
+            (Some(_), true, true) if !self.methods.is_empty() => {
                 bail!("--methods goes with --to; with --targets the file says which methods")
             }
-            (Some(file), true) => watch_targets_file(file),
-            (None, true) => bail!("nowhere to replay to: give --to URL or --targets FILE"),
-            (None, false) => {
-                let targets = self
-                    .to
-                    .iter()
-                    .enumerate()
-                    .map(|(n, url)| self.target(n + 1, url));
-                Ok(fixed_targets(
-                    targets.collect::<anyhow::Result<Vec<Target>>>()?,
-                ))
+            (Some(file), true, true) => watch_targets_file(file),
+            (None, true, true) => {
+                bail!("nowhere to replay to: give --to URL, --record FILE or --targets FILE")
+            }
+            (None, ..) => {
+                let to = self.to.iter().zip(1..);
+                let to = to.map(|(url, number)| self.target(number, url));
+                let record = self.record.iter().zip(1..);
+                let record = record.map(|(path, number)| self.recording(number, path));
+                let targets = to.chain(record).collect::<anyhow::Result<Vec<Target>>>();
+                Ok(fixed_targets(targets?))
             }
         }
     }
 
     fn target(&self, number: usize, url: &str) -> anyhow::Result<Target> {
-        let mut document = TargetDocument::new(url);
+        // Documents name files from the root; here there is a directory to start from.
+        let url = match url.strip_prefix("file:") {
+            Some(path) if !path.starts_with('/') => file_url(path)?,
+            _ => url.to_owned(),
+        };
+        let mut document = TargetDocument::new(&url);
         if !self.methods.is_empty() {
             document.methods.clone_from(&self.methods);
         }
         let name = TargetName::new(&format!("default/{number}"))?;
         Target::new(name, 1, document).context("--to")
     }
+
+    /// Recording a request does no harm, whatever its method.
+    fn recording(&self, number: usize, path: &str) -> anyhow::Result<Target> {
+        let mut document = TargetDocument::new(&file_url(path)?);
+        document.methods = vec!["any".to_owned()];
+        document.recording = Some(RecordingSettings {
+            append: self.record_append,
+            flush_interval: self.record_flush_interval,
+            size_limit: self.record_size_limit,
+            queue_limit: self.record_queue_limit,
+            ..RecordingSettings::default()
+        });
+        let name = TargetName::new(&format!("default/recording-{number}"))?;
+        Target::new(name, 1, document).context("--record")
+    }
+}
+
+fn file_url(path: &str) -> anyhow::Result<String> {
+    let path = std::path::absolute(path).with_context(|| format!("find {path:?}"))?;
+    Ok(format!("file://{}", path.display()))
 }
 
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<Work> {
@@ -327,6 +402,10 @@ async fn replay_here(
     let targets = config.targets()?;
     if config.capture.is_empty() && config.mirror.is_empty() && config.read.is_empty() {
         bail!("nothing to capture: give --capture IFACE:PORT, --mirror ADDR or --read FILE");
+    }
+    // Later it would only fail what comes.
+    for target in targets.borrow().values() {
+        reprise_replayer::check_recording(target)?;
     }
     if check {
         return checked();

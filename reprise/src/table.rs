@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 use reprise_traffic::ledger::{Account, EpochReport, LedgerReport};
+use reprise_traffic::outcome::{TAKEN, status_name};
 
 const HEADER: [&str; 9] = [
     "target",
@@ -126,10 +127,10 @@ fn accounts(epoch: &EpochReport) -> String {
 }
 
 fn details(account: &Account) -> Vec<String> {
-    let statuses = account
-        .replayed
-        .iter()
-        .map(|(status, n)| format!("status {status}: {n}"));
+    let statuses = account.replayed.iter().map(|(status, n)| match *status {
+        TAKEN => format!("{}: {n}", status_name(TAKEN)),
+        status => format!("status {status}: {n}"),
+    });
     let faults = account
         .failed
         .iter()
@@ -157,10 +158,12 @@ mod tests {
         let mut account = Account::default();
         account.add(Disposition::Replayed(200), 3);
         account.add(Disposition::Dropped(DropReason::Expired), 1);
+        let mut recorded = Account::default();
+        recorded.add(Disposition::Replayed(TAKEN), 4);
         let mut epoch = EpochReport {
             captured: 4,
             settled: 4,
-            targets: [("t/a".to_owned(), account)].into(),
+            targets: [("t/a".to_owned(), account), ("t/b".to_owned(), recorded)].into(),
             ..EpochReport::default()
         };
         let text = closing(&epoch);
@@ -169,6 +172,7 @@ mod tests {
             text.contains("t/a: status 200: 3, dropped as expired: 1"),
             "{text}"
         );
+        assert!(text.contains("\nt/b: taken: 4\n"), "{text}");
         epoch.captured = 5;
         assert!(closing(&epoch).contains("NOT balance: 1 of 5"));
     }

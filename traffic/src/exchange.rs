@@ -42,6 +42,11 @@ impl Epoch {
     pub fn started_ns(&self) -> u64 {
         self.started_ns
     }
+
+    /// A hash that is the same on every host.
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
 }
 
 impl PartialEq for Epoch {

@@ -2,7 +2,8 @@
 //!
 //! What enters: a stream of records. What leaves: each record's header fields and its payload, borrowed from the
 //! reader. What may be lost: records whose header makes no sense or that are too large; each is handed out as a
-//! [`Skipped`] with its line, and reading goes on behind it.
+//! [`Skipped`] with its line, and reading goes on behind it. [`encode`] is the other way round, and [`is_whole`] tells a
+//! record whose separator is missing from one that was cut off.
 //!
 //! A record is a header line, the bytes of an HTTP message as captured, and [`SEPARATOR`]:
 //!
@@ -14,9 +15,15 @@
 //!
 //! Only the whole separator ends a record. Behind the last one it may be missing, or be cut off.
 
+mod encode;
+mod whole;
+
 use std::io::{self, BufRead};
 
 use memchr::memchr;
+
+pub use encode::{Encoded, Unwritable, encode};
+pub use whole::is_whole;
 
 /// Ends a record: a line of three monkeys, with the LF of the line before it.
 pub const SEPARATOR: &[u8] = "\n🐵🙈🙉\n".as_bytes();
@@ -42,6 +49,15 @@ impl Kind {
             b"2" => Some(Kind::Answer),
             b"3" => Some(Kind::Replayed),
             _ => None,
+        }
+    }
+
+    /// What stands for it in a header.
+    pub fn digit(self) -> u8 {
+        match self {
+            Kind::Request => b'1',
+            Kind::Answer => b'2',
+            Kind::Replayed => b'3',
         }
     }
 }

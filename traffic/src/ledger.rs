@@ -22,7 +22,7 @@ use crate::target::TargetName;
 /// How a target's exchanges ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// Sent and answered, by HTTP status.
+    /// Sent and answered, by HTTP status; [`TAKEN`](crate::outcome::TAKEN) where nobody answers.
     pub replayed: BTreeMap<u16, u64>,
     /// Failed, by whose fault it was.
     pub failed: BTreeMap<String, u64>,

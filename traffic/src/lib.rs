@@ -18,8 +18,10 @@ pub mod ledger;
 pub mod lines;
 pub mod measure;
 pub mod outcome;
+pub mod recording;
 pub mod rules;
 pub mod session;
+pub mod size;
 pub mod target;
 
 pub use answer::{Answer, AnswerHead};
@@ -31,6 +33,7 @@ pub use measure::Measured;
 pub use outcome::{Disposition, DropReason, Fault};
 pub use rules::{Decision, Rules};
 pub use session::SessionKey;
+pub use size::ByteSize;
 pub use target::{Target, TargetDocument, TargetName};
 
 /// The header that marks a replayed request; its value is the exchange's identity.

@@ -1,12 +1,13 @@
 //! How an exchange ended for a target. The list is closed: what ends in no other way is counted here.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 /// How an exchange ended for a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Disposition {
-    /// Sent and answered, with this HTTP status.
+    /// Sent and answered, with this HTTP status; [`TAKEN`] where nobody answers.
     Replayed(u16),
     /// Certainly without effect, or a safe method without an answer.
     Failed(Fault),
@@ -18,6 +19,18 @@ pub enum Disposition {
     SampledOut,
     /// Given up on purpose.
     Dropped(DropReason),
+}
+
+/// In the place of an HTTP status: recorded in a file, or taken by a target that does nothing. Nobody answers there. It is
+/// no disposition of its own, so that neighbours of another version understand it, and the books need no further column.
+pub const TAKEN: u16 = 0;
+
+/// What a status is called in ledgers and metrics: its number, or `taken`.
+pub fn status_name(status: u16) -> Cow<'static, str> {
+    match status {
+        TAKEN => Cow::Borrowed("taken"),
+        status => Cow::Owned(status.to_string()),
+    }
 }
 
 /// Whose fault a failure was.
@@ -52,6 +65,8 @@ pub enum DropReason {
     NoReplayer,
     /// The target did not exist when it was routed.
     NotATarget,
+    /// The target is a recording that could not be gone on with: the disk was full, or what it may take was reached.
+    RecordingStopped,
 }
 
 impl Fault {
@@ -70,7 +85,7 @@ impl Fault {
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [DropReason; 9] = [
+    pub const ALL: [DropReason; 10] = [
         DropReason::ListenerFull,
         DropReason::ListenerStopped,
         DropReason::RateLimited,
@@ -80,6 +95,7 @@ impl DropReason {
         DropReason::BreakerOpen,
         DropReason::NoReplayer,
         DropReason::NotATarget,
+        DropReason::RecordingStopped,
     ];
 
     /// Its name in metrics, ledgers and on the wire.
@@ -94,6 +110,7 @@ impl DropReason {
             DropReason::BreakerOpen => "breaker_open",
             DropReason::NoReplayer => "no_replayer",
             DropReason::NotATarget => "not_a_target",
+            DropReason::RecordingStopped => "recording_stopped",
         }
     }
 }
@@ -134,7 +151,7 @@ impl FromStr for DropReason {
 impl fmt::Display for Disposition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Disposition::Replayed(status) => write!(f, "replayed ({status})"),
+            Disposition::Replayed(status) => write!(f, "replayed ({})", status_name(*status)),
             Disposition::Failed(fault) => write!(f, "failed ({})", fault.as_str()),
             Disposition::Unknown => f.write_str("unknown"),
             Disposition::Filtered => f.write_str("filtered"),
@@ -157,5 +174,7 @@ mod tests {
             assert_eq!(reason.as_str().parse(), Ok(reason));
         }
         assert!("bored".parse::<DropReason>().is_err());
+        assert_eq!(Disposition::Replayed(200).to_string(), "replayed (200)");
+        assert_eq!(Disposition::Replayed(TAKEN).to_string(), "replayed (taken)");
     }
 }

@@ -4,6 +4,8 @@
 //! What leaves: a checked [`Target`] with compiled rules. What may be lost: nothing; a document that can't be
 //! honoured to the letter is refused with one line that says what and where.
 
+mod destination;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
@@ -14,8 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::breaker::Breaker;
 use crate::changes::{Changes, HeaderRewrite, UrlRewrite};
+use crate::recording::RecordingSettings;
 use crate::rules::{HeaderRule, Rules, Share};
 use crate::session::SessionKey;
+
+pub use destination::Destination;
 
 /// `TEAM/NAME`, each of letters, digits, `.`, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -103,7 +108,8 @@ impl From<RateLimit> for String {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetDocument {
-    /// Where replayed requests go: `http://host[:port][/base/path]`, or the same with https.
+    /// Where requests go: `http://host[:port][/base/path]` or the same with https to be replayed, `file:///path` into
+    /// recordings, `null:` nowhere.
     pub url: String,
     /// The pool of replayers that serves this target.
     #[serde(default = "default_pool")]
@@ -196,6 +202,9 @@ pub struct TargetDocument {
     /// Name to send as SNI and to look for in an https target's certificate, instead of the URL's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// How files are written, where the URL is one of a recording.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingSettings>,
 }
 
 fn default_pool() -> String {
@@ -278,11 +287,12 @@ impl TargetDocument {
             client_cert_file: None,
             client_key_file: None,
             server_name: None,
+            recording: None,
         }
     }
 
     /// What no key shows by itself.
-    fn check(&self, endpoint: &Endpoint) -> Result<(), String> {
+    fn check(&self, is_tls: bool) -> Result<(), String> {
         if self.pool.is_empty() {
             return Err("pool: is empty".to_owned());
         }
@@ -323,7 +333,7 @@ impl TargetDocument {
             ("server_name", &self.server_name),
         ];
         let useless = https_only.iter().find(|(_, value)| value.is_some());
-        match useless.filter(|_| !endpoint.tls) {
+        match useless.filter(|_| !is_tls) {
             Some((key, _)) => Err(format!("{key}: the url {:?} is not https", self.url)),
             None => Ok(()),
         }
@@ -360,7 +370,11 @@ impl Endpoint {
     /// # Errors
     /// One line that says what a URL should look like.
     pub fn parse(url: &str) -> Result<Endpoint, String> {
-        let wrong = |what: &str| format!("url {url:?}: {what}; write http://HOST[:PORT][/PATH]");
+        let wrong = |what: &str| {
+            format!(
+                "url {url:?}: {what}; write http://HOST[:PORT][/PATH], or file:///PATH to record"
+            )
+        };
         let uri: http::Uri = url.parse().map_err(|_| wrong("not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -423,7 +437,7 @@ pub struct Target {
     /// As its owner wrote it, defaults filled in.
     pub document: TargetDocument,
     /// From its URL.
-    pub endpoint: Endpoint,
+    pub destination: Destination,
     /// From its filters and its share.
     pub rules: Rules,
     /// What its requests are changed to.
@@ -444,18 +458,30 @@ impl Target {
             place: format!("target {name}"),
             reason,
         };
-        let endpoint = Endpoint::parse(&document.url).map_err(refuse)?;
+        let destination = Destination::of(&document).map_err(refuse)?;
         let rules = Rules::compile(&document).map_err(refuse)?;
-        let changes = Changes::compile(&document, &endpoint.base).map_err(refuse)?;
-        document.check(&endpoint).map_err(refuse)?;
+        let (base, is_tls) = match &destination {
+            Destination::Server(endpoint) => (endpoint.base.as_str(), endpoint.tls),
+            Destination::Recording(_) | Destination::Nowhere => ("", false),
+        };
+        let changes = Changes::compile(&document, base).map_err(refuse)?;
+        document.check(is_tls).map_err(refuse)?;
         Ok(Target {
             name,
             revision,
             document,
-            endpoint,
+            destination,
             rules,
             changes,
         })
+    }
+
+    /// The web server that it is, where it is one.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        match &self.destination {
+            Destination::Server(endpoint) => Some(endpoint),
+            Destination::Recording(_) | Destination::Nowhere => None,
+        }
     }
 }
 
@@ -546,7 +572,8 @@ mod tests {
         let targets = TargetsFile::parse("t.yaml", FILE, 3).unwrap();
         let target = &targets[0];
         assert_eq!(target.name.as_str(), "shop/checkout");
-        assert_eq!(target.endpoint.host_header(), "staging.example:8443");
+        let endpoint = target.endpoint().unwrap();
+        assert_eq!(endpoint.host_header(), "staging.example:8443");
         assert_eq!(target.document.timeout, Duration::from_millis(250));
         assert_eq!(target.document.pool, "default");
         assert_eq!(target.revision, 3);
@@ -665,7 +692,9 @@ mod tests {
         let refused = refused.to_string();
         let keys: Vec<&str> = refused.split('`').skip(3).step_by(2).collect();
         assert!(keys.contains(&"url") && keys.len() > 20, "{keys:?}");
-        for key in keys {
+        assert!(text.contains("\n    recording:\n"));
+        // A recording shows that one.
+        for key in keys.into_iter().filter(|key| *key != "recording") {
             assert!(full.get(key).is_some(), "{key}");
         }
         for (key, value) in full.as_object().unwrap() {

@@ -22,6 +22,7 @@ mod hosts;
 mod mirror;
 mod parts;
 mod reading;
+mod recording;
 mod relay_loss;
 mod replayer_loss;
 mod rig;

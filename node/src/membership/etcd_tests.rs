@@ -56,7 +56,7 @@ async fn put(client: &Client, target: &str, document: &str) {
 
 fn port(targets: &Targets, name: &str) -> Option<u16> {
     let target = targets.get(&TargetName::new(name).unwrap())?;
-    Some(target.endpoint.port)
+    Some(target.endpoint()?.port)
 }
 
 fn ids(members: &Members) -> Vec<&str> {

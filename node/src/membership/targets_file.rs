@@ -172,7 +172,7 @@ mod tests {
         std::fs::rename(&other, &path).unwrap();
         let second = next(&mut receiver).await;
         assert!(Arc::ptr_eq(target(&first, "a/x"), target(&second, "a/x")));
-        assert_eq!(target(&second, "a/y").endpoint.port, 2);
+        assert_eq!(target(&second, "a/y").endpoint().unwrap().port, 2);
         assert!(target(&second, "a/y").revision > first_revision);
 
         std::fs::write(&other, document(&[("a/y", 2)])).unwrap();

@@ -304,7 +304,7 @@ mod tests {
             let port = |mirror: &Mirror<Arc<Target>>| {
                 mirror
                     .values()
-                    .map(|(_, target)| target.endpoint.port)
+                    .map(|(_, target)| target.endpoint().unwrap().port)
                     .sum()
             };
             let publish = |mirror: &_| sender.send_modify(|value| *value = port(mirror));

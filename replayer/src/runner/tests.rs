@@ -202,3 +202,55 @@ async fn what_is_scheduled_leaves_when_it_is_due_and_not_before() {
         assert!(at >= start + number * Duration::from_millis(5));
     }
 }
+
+fn recording(revision: u64, url: &str, yaml: &str) -> Arc<Target> {
+    let document = TargetDocument::parse("t", &format!("{{url: '{url}', {yaml}}}")).unwrap();
+    Arc::new(Target::new(TargetName::new("t/a").unwrap(), revision, document).unwrap())
+}
+
+#[test]
+fn a_target_that_does_nothing_takes_all_at_once() {
+    // There is no runtime on which a task could be spawned.
+    let schedule = Schedule::start().unwrap();
+    let runner = runner("null:", "");
+    let (ends, ended) = std::sync::mpsc::channel();
+    for number in 0..1000 {
+        let ends = ends.clone();
+        let end = move |number, _: &Exchange, disposition| {
+            ends.send((number, disposition)).unwrap();
+        };
+        runner.submit(job(number, 1), &schedule, end);
+        assert_eq!(ended.try_recv(), Ok((number, NOTHING_DONE)));
+    }
+    assert_eq!(runner.load(), (0, 0));
+}
+
+#[test]
+fn a_recording_goes_on_while_what_it_is_made_of_stays_the_same() {
+    let schedule = Schedule::start().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let dir = tempfile::tempdir().unwrap();
+    let files = || std::fs::read_dir(dir.path()).unwrap().count();
+    let url = format!("file://{}/a.gor", dir.path().display());
+    let runner = runner(&url, "");
+    let (ends, ended) = std::sync::mpsc::channel();
+    let record = |number| {
+        let ends = ends.clone();
+        let end = move |number, _: &Exchange, disposition| {
+            ends.send((number, disposition)).unwrap();
+        };
+        runner.submit(job(number, 1), &schedule, end);
+        ended.recv_timeout(Duration::from_secs(20)).unwrap()
+    };
+    assert_eq!(record(1), (1, NOTHING_DONE));
+    runner.update(&recording(2, &url, "methods: [any]"));
+    assert_eq!(record(2), (2, NOTHING_DONE));
+    assert_eq!(files(), 1);
+    let other = "recording: {flush_interval: 10ms}";
+    runner.update(&recording(3, &url, other));
+    assert_eq!(record(3), (3, NOTHING_DONE));
+    assert_eq!(files(), 2);
+    runner.update(&recording(4, "file:///nowhere/a.gor", "methods: [any]"));
+    assert_eq!(record(4), (4, Disposition::Failed(Fault::Ours)));
+}

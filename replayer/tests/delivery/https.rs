@@ -178,7 +178,8 @@ async fn a_missing_ca_file_is_said_in_one_line() {
     document.ca_file = Some("/nowhere.pem".to_owned());
     let name = reprise_traffic::TargetName::new("a/b").unwrap();
     let target = reprise_traffic::Target::new(name, 1, document).unwrap();
-    let error = reprise_replayer::TargetClient::new(&target).unwrap_err();
+    let error =
+        reprise_replayer::TargetClient::new(&target, target.endpoint().unwrap()).unwrap_err();
     let text = error.to_string();
     assert!(
         text.starts_with("target a/b: read ca_file /nowhere.pem: "),

@@ -107,7 +107,9 @@ async fn credentials_of_a_file_take_the_place_of_captured_ones() {
         1,
         document("http://h", &yaml),
     );
-    let error = reprise_replayer::TargetClient::new(&target.unwrap()).unwrap_err();
+    let target = target.unwrap();
+    let endpoint = target.endpoint().unwrap();
+    let error = reprise_replayer::TargetClient::new(&target, endpoint).unwrap_err();
     let text = error.to_string();
     assert!(
         text.starts_with("target a/b: read basic_auth_file /"),

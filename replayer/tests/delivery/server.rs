@@ -216,7 +216,7 @@ pub(crate) fn client_of(url: &str, change: impl FnOnce(&mut TargetDocument)) -> 
     let mut document = TargetDocument::new(url);
     change(&mut document);
     let target = Target::new(TargetName::new("team/target").unwrap(), 1, document).unwrap();
-    TargetClient::new(&target).unwrap()
+    TargetClient::new(&target, target.endpoint().unwrap()).unwrap()
 }
 
 pub(crate) async fn deliver(client: &TargetClient, raw: &[u8]) -> Delivery {

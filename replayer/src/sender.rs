@@ -1,0 +1,77 @@
+//! Who takes a target's requests: a client, a recorder, or nobody.
+//!
+//! What enters: a target's document. What leaves: what serves it. What may be lost: all of a target of whose document
+//! nothing can be made here; its exchanges fail.
+
+use reprise_traffic::Target;
+use reprise_traffic::target::{Destination, Endpoint};
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use crate::client::TargetClient;
+use crate::gate::Gate;
+use crate::metrics::BreakerMeter;
+use crate::recording::Recorder;
+
+/// Takes a target's requests.
+pub(crate) enum Sender {
+    /// Sends them to a web server.
+    Server(Server),
+    /// Writes them into files.
+    Recorder(Recorder),
+    /// The target does nothing.
+    Nowhere,
+    /// None can be made of the document.
+    Broken,
+}
+
+/// The way to a web server.
+pub(crate) struct Server {
+    pub(crate) client: TargetClient,
+    pub(crate) permits: Semaphore,
+    pub(crate) gate: Gate,
+}
+
+impl Sender {
+    /// What a document asks for.
+    pub(crate) fn new(target: &Target, breaker: &BreakerMeter) -> Sender {
+        let made = match &target.destination {
+            Destination::Server(endpoint) => server(target, endpoint, breaker).map(Sender::Server),
+            Destination::Recording(recording) => Recorder::start(&target.name, recording)
+                .map(Sender::Recorder)
+                .map_err(|error| error.to_string()),
+            Destination::Nowhere => Ok(Sender::Nowhere),
+        };
+        made.unwrap_or_else(|error| {
+            warn!("{error}; its exchanges fail");
+            Sender::Broken
+        })
+    }
+
+    /// True where it need not be made anew for a newer version of the document: nothing has changed, or nothing that a
+    /// row of files depends on. One that has stopped is tried again.
+    pub(crate) fn serves(&self, newer: &Target, has_changed: bool) -> bool {
+        match (self, &newer.destination) {
+            (Sender::Recorder(recorder), Destination::Recording(recording)) => {
+                recorder.serves(recording)
+            }
+            _ => !has_changed,
+        }
+    }
+
+    /// Another one stands for the target now, or none.
+    pub(crate) fn retire(&self) {
+        if let Sender::Server(server) = self {
+            server.gate.retire();
+        }
+    }
+}
+
+fn server(target: &Target, endpoint: &Endpoint, breaker: &BreakerMeter) -> Result<Server, String> {
+    let client = TargetClient::new(target, endpoint).map_err(|error| error.to_string())?;
+    Ok(Server {
+        client,
+        permits: Semaphore::new(target.document.concurrency.get() as usize),
+        gate: Gate::new(target, breaker.clone()),
+    })
+}
