@@ -65,10 +65,8 @@ pub(crate) struct Breaker {
     settings: BreakerSettings,
     state: State,
     round: u64,
-    /// Openings since all was well: each doubles the time.
+    /// Openings since it was closed: each doubles the time.
     openings: u32,
-    /// For how long it was open at last, and when it closed.
-    last: Option<(Duration, Instant)>,
     chance: fastrand::Rng,
 }
 
@@ -80,7 +78,6 @@ impl Breaker {
             state: State::Closed { failures: 0 },
             round: 0,
             openings: 0,
-            last: None,
             chance,
         }
     }
@@ -157,7 +154,8 @@ impl Breaker {
                 *answered += u32::from(ended == Ended::Answered);
                 if *answered >= self.settings.probes.get() {
                     self.turn(State::Closed { failures: 0 });
-                    self.last = self.last.map(|(open_for, _)| (open_for, now));
+                    // Else a target that fails now and then would be left alone for ever longer.
+                    self.openings = 0;
                     return Some(Change::Closed);
                 }
             }
@@ -173,17 +171,11 @@ impl Breaker {
     }
 
     fn open(&mut self, now: Instant) -> Duration {
-        // A target that was well for less than it had been left alone before isn't well yet.
-        let is_well = |(open_for, closed): (Duration, Instant)| now - closed >= open_for;
-        if matches!(self.state, State::Closed { .. }) && self.last.is_none_or(is_well) {
-            self.openings = 0;
-        }
         let doubled = 1_u32.checked_shl(self.openings).unwrap_or(u32::MAX);
         let longest = self.settings.open_for.saturating_mul(doubled);
         let longest = longest.min(self.settings.max_open);
         let open_for = longest.mul_f64(1.0 - JITTER * self.chance.f64());
         self.openings = self.openings.saturating_add(1);
-        self.last = Some((open_for, now));
         self.turn(State::Open {
             until: now + open_for,
         });

@@ -4,8 +4,9 @@
 //! be lost: nothing here; who gets no pass is dropped by the caller (`breaker_open`), at once, also one that has waited.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use reprise_node::LogLimit;
 use reprise_traffic::breaker::Breaker as Wanted;
 use reprise_traffic::{Disposition, Fault, Target, TargetName};
 use tokio::sync::Notify;
@@ -23,13 +24,19 @@ pub(crate) struct Gate {
     /// Told when the breaker opens.
     opened: Notify,
     meter: BreakerMeter,
+    log: LogLimit,
 }
+
+/// Between two openings that are logged: a target that fails now and then opens its breaker every other second.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Watched {
     breaker: Breaker,
     /// Another gate stands for the target now, or none: what ends here late is nobody's news.
     is_retired: bool,
+    /// That it opened was logged, and so will be that it closed.
+    is_logged: bool,
 }
 
 /// A request may set out.
@@ -49,6 +56,7 @@ impl Gate {
             Wanted::On(settings) => Some(Mutex::new(Watched {
                 breaker: Breaker::new(settings, fastrand::Rng::new()),
                 is_retired: false,
+                is_logged: false,
             })),
         };
         Gate {
@@ -56,6 +64,7 @@ impl Gate {
             breaker,
             opened: Notify::new(),
             meter,
+            log: LogLimit::every(LOG_EVERY),
         }
     }
 
@@ -101,21 +110,29 @@ impl Gate {
         let Some(change) = change.filter(|_| !watched.is_retired) else {
             return;
         };
-        match change {
-            Change::Opened { .. } | Change::Reopened { .. } => self.meter.opened(),
-            Change::Closed => self.meter.set_open(false),
-        }
-        drop(watched);
         let target = &self.target;
         match change {
-            Change::Opened { open_for } => warn!(
-                %target, ?open_for,
-                "the target doesn't answer: its breaker is open, and its exchanges are dropped"
-            ),
-            Change::Reopened { open_for } => {
-                debug!(%target, ?open_for, "the target still doesn't answer")
+            Change::Opened { open_for } => {
+                self.meter.opened();
+                let leave = self.log.allow();
+                watched.is_logged = leave.is_some();
+                if let Some(suppressed) = leave {
+                    warn!(
+                        %target, ?open_for, suppressed,
+                        "the target doesn't answer: its breaker is open, and its exchanges are dropped"
+                    );
+                }
             }
-            Change::Closed => info!(%target, "the target answers again: its breaker is closed"),
+            Change::Reopened { open_for } => {
+                self.meter.opened();
+                debug!(%target, ?open_for, "the target still doesn't answer");
+            }
+            Change::Closed => {
+                self.meter.set_open(false);
+                if watched.is_logged {
+                    info!(%target, "the target answers again: its breaker is closed");
+                }
+            }
         }
     }
 }
@@ -166,8 +183,6 @@ impl Drop for Pass<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use prometheus_client::registry::Registry;
     use reprise_traffic::TargetDocument;
 
