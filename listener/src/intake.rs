@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use reprise_proto::{Parcel, Settlement};
 use reprise_traffic::exchange::Captured;
@@ -20,10 +20,47 @@ use crate::edge::Edge;
 use crate::shed::Shed;
 use crate::window::{Lost, Room, StreamId, Window};
 
-/// Unsettled exchanges at which those who read files wait. It keeps all replayers busy, and is a fraction of what a relay
-/// and a replayer queue for a target, so that a file that is read faster than staging answers waits here and is neither
-/// dropped there for want of room nor, where a target takes 35 a second, for its `max_age` (30 s).
-const READ_AHEAD: usize = 1024;
+/// Unsettled exchanges at which those who read files wait: as many as were settled in [`WORTH`] of late, from 1,024, which
+/// keep all replayers busy, to what a relay queues for a target at one of its replayers, by half. So a file that is read
+/// faster than staging answers waits here and is neither dropped there for want of room nor, where a target takes 35 a
+/// second, for its `max_age` (30 s).
+#[derive(Debug)]
+struct ReadAhead {
+    exchanges: usize,
+    settled: usize,
+    since: Instant,
+}
+
+const LEAST_AHEAD: usize = 1 << 10;
+const MOST_AHEAD: usize = 1 << 13;
+
+/// What waits is settled in this time, if all goes on as it did: longer than an exchange and its answer take through relay
+/// and replayer. More would only wait in larger queues, which processors' caches don't hold.
+const WORTH: Duration = Duration::from_millis(20);
+
+/// Between two looks at how fast exchanges are settled.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl ReadAhead {
+    fn new(now: Instant) -> ReadAhead {
+        ReadAhead {
+            exchanges: LEAST_AHEAD,
+            settled: 0,
+            since: now,
+        }
+    }
+
+    /// So many were settled.
+    fn settled(&mut self, exchanges: usize, now: Instant) {
+        self.settled += exchanges;
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= LOOK {
+            let worth = self.settled as f64 * WORTH.as_secs_f64() / passed.as_secs_f64();
+            self.exchanges = (worth as usize).clamp(LEAST_AHEAD, MOST_AHEAD);
+            (self.settled, self.since) = (0, now);
+        }
+    }
+}
 
 /// The listener's window and its books, shared by those who capture and the one who ships.
 #[derive(Debug)]
@@ -45,6 +82,7 @@ pub struct Intake {
 struct Inner {
     window: Window,
     books: Books,
+    ahead: ReadAhead,
     /// Bytes that were taken in since the last [`Intake::announce`].
     unannounced: usize,
 }
@@ -75,6 +113,7 @@ impl Intake {
         let inner = Mutex::new(Inner {
             window,
             books,
+            ahead: ReadAhead::new(Instant::now()),
             unannounced: 0,
         });
         Intake {
@@ -133,8 +172,9 @@ impl Intake {
     pub(crate) fn wait_for_room(&self, own: usize, stop: &AtomicBool) {
         let is_short = |inner: &mut Inner| {
             let window = &inner.window;
-            let full =
-                window.unsettled() >= READ_AHEAD || window.is_full() || self.is_half_used(own);
+            let full = window.unsettled() >= inner.ahead.exchanges
+                || window.is_full()
+                || self.is_half_used(own);
             full && window.unsettled() > 0 && !stop.load(Ordering::Relaxed)
         };
         let mut inner = self.lock();
@@ -239,6 +279,7 @@ impl Intake {
                 inner.books.settle(&settlement.outcomes);
             }
         }
+        inner.ahead.settled(settlements.len(), Instant::now());
         if inner.window.unsettled() == 0 {
             self.emptied.notify_waiters();
         }
@@ -312,7 +353,6 @@ impl Intake {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use bytes::Bytes;
     use reprise_traffic::{Head, Source};
@@ -402,7 +442,7 @@ mod tests {
                 });
                 let mut settled = 0;
                 while settled < SENT {
-                    assert!(intake.used().exchanges <= READ_AHEAD);
+                    assert!(intake.used().exchanges <= MOST_AHEAD);
                     assert!(budget.used() <= limit / 2 + 4000);
                     settled += settle_all(&intake);
                     std::thread::yield_now();
@@ -456,6 +496,21 @@ mod tests {
             intake.wake_readers();
             assert!(early.is_err() && late.is_ok());
         });
+    }
+
+    #[test]
+    fn who_reads_is_as_far_ahead_as_is_settled_in_a_while() {
+        let start = Instant::now();
+        let mut ahead = ReadAhead::new(start);
+        for (settled, ms, expected) in [
+            (10, 10, LEAST_AHEAD),
+            (19_990, 100, 4000),
+            (1000, 200, LEAST_AHEAD),
+            (1_000_000, 300, MOST_AHEAD),
+        ] {
+            ahead.settled(settled, start + Duration::from_millis(ms));
+            assert_eq!(ahead.exchanges, expected);
+        }
     }
 
     #[test]

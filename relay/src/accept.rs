@@ -5,6 +5,7 @@
 //! again elsewhere. What was taken goes on to its replayer all the same, which recognises a second copy.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use reprise_proto::{Downstream, Inlet, LinkError, Pace, Upstream};
 use tokio::sync::mpsc;
@@ -73,8 +74,9 @@ async fn take(
         watermarks.raise(&batch.settled_below);
         let span = info_span!("batch", id = batch.id, parcels = batch.parcels.len());
         let routing = async {
+            let now = Instant::now();
             for parcel in batch.parcels {
-                router.route(custody, parcel).await;
+                router.route(custody, parcel, now).await;
             }
         };
         routing.instrument(span).await;

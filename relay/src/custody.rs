@@ -5,10 +5,10 @@
 //! answer answers for itself, as our own fault. When the listener's stream is gone the answers have no reader: the
 //! listener has the exchanges still and sends them to another relay.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use reprise_proto::{Budget, Claim, Delivery, Parcel, Settlement};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, DropReason, Exchange, ExchangeId, Fault, Target, TargetName};
@@ -59,10 +59,12 @@ impl Custody {
         self: &Arc<Custody>,
         parcel: Parcel,
         targets: impl ExactSizeIterator<Item = &Arc<Target>>,
+        now: Instant,
     ) -> Vec<Job> {
+        let size = parcel.exchange.request.size();
         let claim = match parcel.claim {
             Some(claim) => claim,
-            None => self.budget.claim(parcel.exchange.request.size()).await,
+            None => self.budget.claim(size).await,
         };
         let id = parcel.exchange.id.clone();
         let outcomes = Vec::with_capacity(targets.len());
@@ -87,11 +89,11 @@ impl Custody {
         }
         inner.pending.insert(id, pending);
         drop(inner);
-        let now = Instant::now();
         targets
             .map(|target| Job {
                 exchange: parcel.exchange.clone(),
                 target: target.clone(),
+                size,
                 session: 0,
                 resent: parcel.resent,
                 since: now,
@@ -142,6 +144,8 @@ impl Custody {
 pub(crate) struct Job {
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) target: Arc<Target>,
+    /// Bytes of the exchange: it is asked for them on threads that have no use for the rest of it.
+    size: usize,
     /// Hash of the session key.
     pub(crate) session: u64,
     /// An earlier copy may have reached a replayer: when the listener first sent it, so long before it came here.
@@ -182,11 +186,11 @@ impl Job {
     }
 
     pub(crate) fn size(&self) -> usize {
-        self.exchange.request.size()
+        self.size
     }
 
-    pub(crate) fn is_expired(&self) -> bool {
-        self.since.elapsed() > self.target.document.max_age
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) > self.target.document.max_age
     }
 }
 
@@ -207,7 +211,9 @@ mod tests {
     async fn an_exchange_is_settled_when_all_its_targets_answered() {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         let targets = [target("t/a"), target("t/b")];
-        let mut jobs = custody.take(parcel(5), targets.iter()).await;
+        let mut jobs = custody
+            .take(parcel(5), targets.iter(), Instant::now())
+            .await;
         assert_eq!(custody.outstanding(), 1);
         jobs.remove(0).settle(Disposition::Replayed(200));
         assert!(custody.take_settled().0.is_empty());
@@ -223,7 +229,12 @@ mod tests {
     #[tokio::test]
     async fn without_targets_it_is_settled_at_once() {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
-        assert!(custody.take(parcel(1), [].iter()).await.is_empty());
+        assert!(
+            custody
+                .take(parcel(1), [].iter(), Instant::now())
+                .await
+                .is_empty()
+        );
         assert_eq!(custody.take_settled().0.len(), 1);
     }
 
@@ -231,14 +242,22 @@ mod tests {
     async fn a_full_budget_makes_the_next_wait() {
         let custody = Custody::new(Budget::new(1024), Arc::default());
         let targets = [target("t/a")];
-        let jobs = custody.take(parcel(1), targets.iter()).await;
-        let second = custody.take(parcel(2), targets.iter());
+        let jobs = custody
+            .take(parcel(1), targets.iter(), Instant::now())
+            .await;
+        let second = custody.take(parcel(2), targets.iter(), Instant::now());
         assert!(
             tokio::time::timeout(Duration::from_secs(1), second)
                 .await
                 .is_err()
         );
         drop(jobs);
-        assert_eq!(custody.take(parcel(2), targets.iter()).await.len(), 1);
+        assert_eq!(
+            custody
+                .take(parcel(2), targets.iter(), Instant::now())
+                .await
+                .len(),
+            1
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use reprise_node::membership::Targets;
 use reprise_node::{Backoff, LogLimit};
-use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Pace, Parcel, Upstream};
+use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Pace, Upstream};
 use reprise_traffic::{Disposition, DropReason};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -147,8 +147,8 @@ impl Feed {
                 pace.turn().await;
             }
             // Before the look at the targets: a job's document is never newer than what that look finds.
-            let parcels = self.link.take(BATCH);
-            full = is_full(&parcels);
+            let (parcels, taken) = self.link.take(BATCH);
+            full = is_full(taken);
             if targets.has_changed().unwrap_or(false) {
                 let documents = targets.borrow_and_update().values().cloned().collect();
                 if down.send(Downstream::Targets(documents)).await.is_err() {
@@ -215,9 +215,8 @@ impl Feed {
 }
 
 /// True where more may wait than what the batch holds.
-fn is_full(parcels: &[Parcel]) -> bool {
-    let bytes: usize = parcels.iter().map(|p| p.exchange.request.size()).sum();
-    parcels.len() >= BATCH.jobs || bytes >= BATCH.bytes
+fn is_full(taken: Load) -> bool {
+    taken.jobs >= BATCH.jobs || taken.bytes >= BATCH.bytes
 }
 
 async fn await_end(reader: JoinHandle<()>) {
@@ -287,7 +286,7 @@ mod tests {
     async fn a_doubtful_job_is_never_taken_for_fresh() {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         let jobs = custody
-            .take(request("POST", 0), [target("t/a")].iter())
+            .take(request("POST", 0), [target("t/a")].iter(), Instant::now())
             .await;
         let doubtful = Doubtful {
             incarnation: 7,
@@ -320,7 +319,7 @@ mod tests {
     async fn another_life_of_the_replayer_knows_nothing() {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         let jobs = custody
-            .take(request("POST", 0), [target("t/a")].iter())
+            .take(request("POST", 0), [target("t/a")].iter(), Instant::now())
             .await;
         let doubtful = Doubtful {
             incarnation: 7,

@@ -78,9 +78,12 @@ pub struct Parts {
     pub observer: Option<Observer>,
 }
 
-/// Takes what a replayer has measured of targets since it last said so.
+/// Takes what a replayer, by its name, has measured of targets since it last said so.
 #[derive(Clone)]
-pub struct Observer(pub Arc<dyn Fn(&str, Vec<(TargetName, Measured)>) + Send + Sync>);
+pub struct Observer(pub Arc<Observe>);
+
+/// What an [`Observer`] does.
+pub type Observe = dyn Fn(&str, Vec<(TargetName, Measured)>) + Send + Sync;
 
 impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,9 +7,11 @@
 //!
 //! No I/O: [`crate::pools`] drives it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use foldhash::HashMap;
 use reprise_proto::{Delivery, Parcel, Settlement, Welcome};
 use reprise_traffic::{DropReason, TargetName};
 use tokio::sync::Notify;
@@ -116,7 +118,7 @@ impl Link {
             credit: Load::default(),
             sent: Load::default(),
             lanes: BTreeMap::new(),
-            in_flight: HashMap::new(),
+            in_flight: HashMap::default(),
             turn: None,
         };
         Link {
@@ -198,15 +200,15 @@ impl Link {
         Ok(())
     }
 
-    /// The next parcels within the replayer's credit, and the jobs that waited too long, dropped.
-    pub(crate) fn take(&self, most: Load) -> Vec<Parcel> {
+    /// The next parcels within the replayer's credit, and how much they are. Jobs that waited too long are dropped.
+    pub(crate) fn take(&self, most: Load) -> (Vec<Parcel>, Load) {
         let mut expired = Vec::new();
-        let parcels = self.lock().take(most, &mut expired);
+        let taken = self.lock().take(most, &mut expired);
         // Answered outside the lock: an answer takes the custody's.
         for job in expired {
             job.give_up(DropReason::Expired);
         }
-        parcels
+        taken
     }
 
     /// Takes out what waits for targets other than these.
@@ -290,20 +292,21 @@ impl State {
         Some(flight)
     }
 
-    fn take(&mut self, most: Load, expired: &mut Vec<Job>) -> Vec<Parcel> {
-        if self.phase != Phase::Up {
-            return Vec::new();
-        }
+    fn take(&mut self, most: Load, expired: &mut Vec<Job>) -> (Vec<Parcel>, Load) {
         let mut parcels = Vec::new();
         let mut taken = Load::default();
+        if self.phase != Phase::Up {
+            return (parcels, taken);
+        }
         let mut idle_turns = 0;
+        let now = Instant::now();
         while taken.bytes < most.bytes && taken.jobs < most.jobs && idle_turns < self.lanes.len() {
             let Some(target) = self.next_turn() else {
                 break;
             };
-            match self.take_one(&target, expired) {
-                Some(parcel) => {
-                    taken.add(parcel.exchange.request.size());
+            match self.take_one(&target, now, expired) {
+                Some((parcel, size)) => {
+                    taken.add(size);
                     parcels.push(parcel);
                     idle_turns = 0;
                 }
@@ -312,7 +315,7 @@ impl State {
         }
         self.lanes
             .retain(|_, lane| !lane.queue.is_empty() || lane.sent.jobs > 0);
-        parcels
+        (parcels, taken)
     }
 
     fn next_turn(&mut self) -> Option<TargetName> {
@@ -327,14 +330,19 @@ impl State {
         self.turn.clone()
     }
 
-    fn take_one(&mut self, target: &TargetName, expired: &mut Vec<Job>) -> Option<Parcel> {
+    fn take_one(
+        &mut self,
+        target: &TargetName,
+        now: Instant,
+        expired: &mut Vec<Job>,
+    ) -> Option<(Parcel, usize)> {
         // A part of the credit stays free for a target that has nothing to send just now.
         let share = self.lanes.len() + 1;
         let lane = self.lanes.get_mut(target)?;
         loop {
             let job = lane.queue.front()?;
             let size = job.size();
-            if job.is_expired() {
+            if job.is_expired(now) {
                 lane.queued_bytes -= size;
                 expired.extend(lane.queue.pop_front());
                 continue;
@@ -367,7 +375,7 @@ impl State {
                 copies: Vec::new(),
             };
             self.in_flight.insert(flight.job.delivery(), flight);
-            return Some(parcel);
+            return Some((parcel, size));
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -75,10 +76,10 @@ impl Router {
     }
 
     /// Takes a parcel into custody and sends it to each target that wants it.
-    pub(crate) async fn route(&self, custody: &Arc<Custody>, parcel: Parcel) {
+    pub(crate) async fn route(&self, custody: &Arc<Custody>, parcel: Parcel, now: Instant) {
         let routes = self.routes.load_full();
         let resent = parcel.resent.is_some();
-        for mut job in custody.take(parcel, routes.targets.iter()).await {
+        for mut job in custody.take(parcel, routes.targets.iter(), now).await {
             match job.target.rules.decide(&job.exchange.request) {
                 Decision::Filtered => job.settle(Disposition::Filtered),
                 Decision::SampledOut => job.settle(Disposition::SampledOut),

@@ -3,10 +3,10 @@
 //! What enters: the lowest unsettled number of an epoch. What leaves: the same, to the replayers, which forget what
 //! is below. What may be lost: nothing; an epoch that is not known has the mark 0, and replayers remember longer.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use reprise_proto::Parcel;
 use reprise_traffic::Epoch;
 

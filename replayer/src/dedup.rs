@@ -5,10 +5,11 @@
 //! (`settled_below`); a copy that comes later still is refused. An epoch that was silent for [`FORGOTTEN_AFTER`] is
 //! forgotten whole. No I/O, no clock: time is handed in.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use reprise_proto::Delivery;
 use reprise_traffic::{Disposition, Epoch, Fault, TargetName};
 

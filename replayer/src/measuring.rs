@@ -36,10 +36,15 @@ impl Measures {
         self.wanted.store(true, Ordering::Relaxed);
     }
 
+    /// True where somebody will take them.
+    pub(crate) fn are_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
     /// The inner measures, where somebody wants them.
     fn wanted(&self) -> Option<MutexGuard<'_, Inner>> {
         let lock = || self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wanted.load(Ordering::Relaxed).then(lock)
+        self.are_wanted().then(lock)
     }
 
     /// A request of a session, which was due at `due`, begins to leave.

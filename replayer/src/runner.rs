@@ -187,8 +187,9 @@ impl<T: Send + Sync + 'static> Runner<T> {
         job: Job<T>,
         end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
     ) {
-        let now = Instant::now();
-        self.measures.begun(0, job.since, now);
+        if self.measures.are_wanted() {
+            self.measures.begun(0, job.since, Instant::now());
+        }
         match sender {
             Sender::Recorder(recorder) => {
                 let ticket = job.ticket;

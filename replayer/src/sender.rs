@@ -16,7 +16,7 @@ use crate::recording::Recorder;
 /// Takes a target's requests.
 pub(crate) enum Sender {
     /// Sends them to a web server.
-    Server(Server),
+    Server(Box<Server>),
     /// Writes them into files.
     Recorder(Recorder),
     /// The target does nothing.
@@ -36,7 +36,9 @@ impl Sender {
     /// What a document asks for.
     pub(crate) fn new(target: &Target, breaker: &BreakerMeter) -> Sender {
         let made = match &target.destination {
-            Destination::Server(endpoint) => server(target, endpoint, breaker).map(Sender::Server),
+            Destination::Server(endpoint) => {
+                server(target, endpoint, breaker).map(|server| Sender::Server(Box::new(server)))
+            }
             Destination::Recording(recording) => Recorder::start(&target.name, recording)
                 .map(Sender::Recorder)
                 .map_err(|error| error.to_string()),

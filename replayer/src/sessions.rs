@@ -4,8 +4,9 @@
 //! job once the one before it has ended. What may be lost: where the target has no room left, none is reserved, and the
 //! caller counts the job.
 
-use std::collections::HashMap;
 use std::collections::VecDeque;
+
+use foldhash::HashMap;
 
 /// Jobs of one target that a replayer may have: bytes and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl<J> Sessions<J> {
     pub(crate) fn new(most: Room) -> Sessions<J> {
         let used = Room { bytes: 0, jobs: 0 };
         Sessions {
-            waiting: HashMap::new(),
+            waiting: HashMap::default(),
             used,
             most,
         }

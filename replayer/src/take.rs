@@ -4,12 +4,13 @@
 //! runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that nobody described,
 //! or that comes while we leave, is given back untouched.
 
+use std::collections::HashSet;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use foldhash::HashMap;
 use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Upstream};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, Exchange, Measured, Target, TargetName};
@@ -212,6 +213,7 @@ impl Desk {
     /// # Errors
     /// When a parcel is not for one target, which no relay sends.
     fn take(self: &Arc<Desk>, batch: Batch, outbox: &Arc<Outbox>) -> Result<(), LinkError> {
+        let now = Instant::now();
         for parcel in batch.parcels {
             let target = parcel.target.ok_or_else(|| {
                 LinkError::Protocol(format!("parcel {} is for no target", parcel.exchange.id))
@@ -229,6 +231,7 @@ impl Desk {
                 Delivery { id, target },
                 mark,
                 in_doubt,
+                now,
                 outbox.owe(),
             );
         }
@@ -241,9 +244,9 @@ impl Desk {
         delivery: Delivery,
         settled_below: u64,
         in_doubt: bool,
+        since: Instant,
         reply: Reply,
     ) {
-        let since = Instant::now();
         let mut inner = self.lock();
         let runner = inner.runners.get(&delivery.target).cloned();
         let runner = runner.filter(|_| !self.leaving.is_cancelled());

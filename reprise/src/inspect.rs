@@ -135,7 +135,7 @@ fn one(name: &str, source: Source, wanted: &Wanted, listing: &mut Listing) -> io
             capture::requests(file, wanted, &mut summary, &mut |seen| listing.line(&seen))?;
         }
         Content::Recording(file) => {
-            recording::requests(file, wanted, &mut summary, &mut |seen| listing.line(&seen))?;
+            recording::requests(*file, wanted, &mut summary, &mut |seen| listing.line(&seen))?;
         }
     }
     summary.end();

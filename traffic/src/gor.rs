@@ -116,12 +116,15 @@ pub fn is_recording(first: &[u8]) -> bool {
 #[derive(Debug)]
 pub struct Reader<R> {
     input: R,
+    separator: memchr::memmem::Finder<'static>,
     max_record: usize,
     /// The current record, without its separator.
     record: Vec<u8>,
     /// Lines and bytes read so far.
     lines: u64,
     bytes: u64,
+    /// Bytes of the input's own buffer that the current record takes.
+    lent: usize,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -129,10 +132,12 @@ impl<R: BufRead> Reader<R> {
     pub fn new(input: R) -> Reader<R> {
         Reader {
             input,
+            separator: memchr::memmem::Finder::new(SEPARATOR),
             max_record: MAX_RECORD,
             record: Vec::new(),
             lines: 0,
             bytes: 0,
+            lent: 0,
         }
     }
 
@@ -146,13 +151,39 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// When the input can't be read.
     pub fn next_record(&mut self) -> io::Result<Option<Result<Record<'_>, Skipped>>> {
+        self.input.consume(std::mem::take(&mut self.lent));
         let (line, at) = self.position();
         let skipped = |flaw| Skipped { line, at, flaw };
+        if let Some(length) = self.buffered()? {
+            self.lent = length + SEPARATOR.len();
+            let record = &self.input.fill_buf()?[..length];
+            return Ok(Some(parse(record, line).map_err(skipped)));
+        }
         Ok(match self.fill()? {
             Filled::End => None,
             Filled::TooLarge => Some(Err(skipped(Flaw::TooLarge))),
             Filled::Record => Some(parse(&self.record, line).map_err(skipped)),
         })
+    }
+
+    /// The length of the next record, where the input's buffer has all of it: then nothing needs to be copied.
+    fn buffered(&mut self) -> io::Result<Option<usize>> {
+        let buffer = match self.input.fill_buf() {
+            Ok(buffer) => buffer,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // A separator at the very beginning is no record's end.
+        let Some(length) = self.separator.find(buffer).filter(|at| *at > 0) else {
+            return Ok(None);
+        };
+        let taken = length + SEPARATOR.len();
+        if taken > self.max_record {
+            return Ok(None);
+        }
+        self.lines += memchr::memchr_iter(b'\n', &buffer[..taken]).count() as u64;
+        self.bytes += taken as u64;
+        Ok(Some(length))
     }
 
     /// Reads up to the separator, piece by piece, so that a line may be as long as it likes.

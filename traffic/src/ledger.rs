@@ -10,9 +10,10 @@
 //! What may be lost: nothing. `captured` is counted where requests are completed and `in flight` where they
 //! wait, independently of the dispositions, so that a forgotten exchange shows as a residue.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::Epoch;
@@ -238,7 +239,7 @@ impl Tally {
     /// Counts one exchange that ended here.
     pub fn add(&mut self, epoch: &Arc<Epoch>, target: &TargetName, disposition: Disposition) {
         if !self.accounts.contains_key(epoch) {
-            self.accounts.insert(epoch.clone(), HashMap::new());
+            self.accounts.insert(epoch.clone(), HashMap::default());
         }
         let Some(targets) = self.accounts.get_mut(epoch) else {
             return;

@@ -4,7 +4,7 @@
 //! without the chosen header, cookie or parameter is keyed by its connection.
 
 use std::fmt;
-use std::io::Write;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -116,18 +116,20 @@ impl SessionKey {
 }
 
 fn address_hash(request: &Captured, with_connection: bool) -> u64 {
-    // The longest is two IPv6 addresses with scope and port.
-    let mut text = [0_u8; 160];
-    let mut rest = &mut text[..];
-    let written = if with_connection {
-        write!(rest, "{} {}", request.client, request.server)
-    } else {
-        write!(rest, "{}", request.client.ip())
+    // IPv4 addresses as they stand in IPv6 (RFC 4291 §2.5.5.2).
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
     };
-    debug_assert!(written.is_ok(), "addresses fit");
-    let left = rest.len();
-    let used = text.len() - left;
-    xxh3_64_with_seed(&text[..used], SEED_ADDRESS)
+    let mut bytes = [0_u8; 36];
+    bytes[..16].copy_from_slice(&octets(request.client.ip()));
+    if !with_connection {
+        return xxh3_64_with_seed(&bytes[..16], SEED_ADDRESS);
+    }
+    bytes[16..32].copy_from_slice(&octets(request.server.ip()));
+    bytes[32..34].copy_from_slice(&request.client.port().to_be_bytes());
+    bytes[34..].copy_from_slice(&request.server.port().to_be_bytes());
+    xxh3_64_with_seed(&bytes, SEED_ADDRESS)
 }
 
 fn values<'a>(head: &'a Head, name: &str) -> impl Iterator<Item = &'a [u8]> {

@@ -14,6 +14,9 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// RFC 8878 §3.1.1.
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// Large enough that the system is rarely asked, and that most of what is in a file lies in it whole.
+const BUFFER: usize = 256 << 10;
+
 /// A stream whose first bytes were looked at.
 pub type Peeked<R> = Chain<Cursor<Vec<u8>>, R>;
 
@@ -37,12 +40,15 @@ pub fn peek<R: Read>(mut input: R) -> io::Result<([u8; MAGIC_LEN], Peeked<R>)> {
 /// When the first bytes can't be read.
 pub fn unpack(input: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
     let (magic, input) = peek(input)?;
-    let input = BufReader::new(input);
+    let input = BufReader::with_capacity(BUFFER, input);
     Ok(if magic[..2] == GZIP {
-        Box::new(BufReader::new(MultiGzDecoder::new(input)))
+        Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(input)))
     } else if magic == ZSTD {
         // Its own bound on memory, a window of 128 MiB, is that of the zstd tool.
-        Box::new(BufReader::new(zstd::Decoder::with_buffer(input)?))
+        Box::new(BufReader::with_capacity(
+            BUFFER,
+            zstd::Decoder::with_buffer(input)?,
+        ))
     } else {
         Box::new(input)
     })

@@ -197,7 +197,7 @@ mod tests {
         let two = find(b"GET / HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n");
         assert!(two.has_more && two.request.unwrap().head.target() == b"/");
         let large = [
-            b"GET / HTTP/1.1\r\nA: ".repeat(1),
+            b"GET / HTTP/1.1\r\nA: ".to_vec(),
             vec![b'x'; 2 << 20],
             b"\r\n\r\n".to_vec(),
         ];

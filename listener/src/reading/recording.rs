@@ -62,7 +62,7 @@ struct Packets {
 /// What a file is, by its first bytes.
 enum Format {
     Capture(CaptureFile<Stream>),
-    Records(gor::Reader<Stream>),
+    Records(Box<gor::Reader<Stream>>),
 }
 
 fn open(input: impl Read + 'static) -> anyhow::Result<Format> {
@@ -71,7 +71,7 @@ fn open(input: impl Read + 'static) -> anyhow::Result<Format> {
     if capture_file::is_capture(magic) {
         Ok(Format::Capture(CaptureFile::open(stream)?))
     } else if gor::is_recording(&magic) {
-        Ok(Format::Records(gor::Reader::new(stream)))
+        Ok(Format::Records(Box::new(gor::Reader::new(stream))))
     } else {
         bail!("neither a capture (pcap, pcapng) nor a recording (.gor)")
     }
@@ -119,7 +119,7 @@ impl Recording {
                     reassembler: Reassembler::new(settings, wanted.edge.clone()),
                 }))
             }
-            Format::Records(records) => Content::Records(Box::new(records)),
+            Format::Records(records) => Content::Records(records),
         };
         let file = path.display().to_string();
         info!(file, "reading");

@@ -42,7 +42,7 @@ impl Books {
 
     async fn job(&self, name: &str, sequence: u64) -> Job {
         self.0
-            .take(parcel(sequence), [target(name)].iter())
+            .take(parcel(sequence), [target(name)].iter(), Instant::now())
             .await
             .remove(0)
     }
@@ -72,11 +72,11 @@ async fn a_slow_target_leaves_credit_to_the_others() {
         link.offer(books.job("t/slow", sequence).await).unwrap();
     }
     link.offer(books.job("t/b", 100).await).unwrap();
-    let first = link.take(MANY);
+    let first = link.take(MANY).0;
     assert!(sequences(&first).contains(&100), "{:?}", sequences(&first));
     assert!(first.len() <= 10);
     link.offer(books.job("t/b", 101).await).unwrap();
-    assert_eq!(sequences(&link.take(MANY)), [101]);
+    assert_eq!(sequences(&link.take(MANY).0), [101]);
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn a_broken_stream_tells_sent_from_unsent() {
     for sequence in 0..5 {
         link.offer(books.job("t/a", sequence).await).unwrap();
     }
-    assert_eq!(sequences(&link.take(MANY)), [0, 1]);
+    assert_eq!(sequences(&link.take(MANY).0), [0, 1]);
     let first = Delivery {
         id: parcel(0).exchange.id.clone(),
         target: target("t/a").name.clone(),
@@ -103,9 +103,9 @@ async fn a_copy_joins_the_first_and_both_are_answered() {
     let link = link(4);
     let (first, second) = (Books::new(), Books::new());
     link.offer(first.job("t/a", 0).await).unwrap();
-    assert_eq!(sequences(&link.take(MANY)), [0]);
+    assert_eq!(sequences(&link.take(MANY).0), [0]);
     link.offer(second.job("t/a", 0).await).unwrap();
-    assert!(link.take(MANY).is_empty());
+    assert!(link.take(MANY).0.is_empty());
     let outcomes = vec![(target("t/a").name.clone(), Disposition::Replayed(200))];
     let id = parcel(0).exchange.id.clone();
     link.settle(vec![Settlement { id, outcomes }]);
@@ -128,11 +128,11 @@ async fn a_full_lane_refuses_and_an_answer_frees_credit() {
     assert!(matches!(refused, Refused::Full(_)));
     drop(refused);
     books.ends();
-    assert_eq!(sequences(&link.take(MANY)), [0]);
-    assert!(link.take(MANY).is_empty());
+    assert_eq!(sequences(&link.take(MANY).0), [0]);
+    assert!(link.take(MANY).0.is_empty());
     let outcomes = vec![(target("t/a").name.clone(), Disposition::Replayed(204))];
     let id = parcel(0).exchange.id.clone();
     link.settle(vec![Settlement { id, outcomes }]);
     assert_eq!(books.ends(), [Disposition::Replayed(204)]);
-    assert_eq!(sequences(&link.take(MANY)), [1]);
+    assert_eq!(sequences(&link.take(MANY).0), [1]);
 }

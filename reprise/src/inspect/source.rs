@@ -26,7 +26,7 @@ pub(super) struct Source {
 /// What is in it.
 pub(super) enum Content {
     Capture(CaptureFile<Stream>),
-    Recording(gor::Reader<Stream>),
+    Recording(Box<gor::Reader<Stream>>),
 }
 
 /// Opens a file, or standard input for `-`.
@@ -46,7 +46,7 @@ pub(super) fn open(path: &Path) -> anyhow::Result<Source> {
     let content = if capture_file::is_capture(magic) {
         Content::Capture(CaptureFile::open(stream)?)
     } else if gor::is_recording(&magic) {
-        Content::Recording(gor::Reader::new(stream))
+        Content::Recording(Box::new(gor::Reader::new(stream)))
     } else {
         bail!("neither a capture (pcap, pcapng) nor a recording (.gor)");
     };
