@@ -99,6 +99,12 @@ impl<T: Send + Sync + 'static> Runner<T> {
         }
     }
 
+    /// When a live exchange is to leave, where the target's are put in order.
+    pub(crate) fn due_ns(&self, captured_ns: u64) -> Option<u64> {
+        let window = self.current().target.document.reorder_window?;
+        Some(captured_ns.saturating_add(window.as_nanos() as u64))
+    }
+
     fn current(&self) -> Arc<Current> {
         self.current
             .lock()
@@ -255,7 +261,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
             self.latency.late(lateness);
         }
         self.measures.begun(session, job.since, begun);
-        let sent = server.client.send(&job.exchange).await;
+        let sent = server.client.send(&job.exchange, session).await;
         pass.ended(sent.disposition);
         let (disposition, latency) = (sent.disposition, sent.latency);
         self.measures

@@ -265,9 +265,12 @@ impl Desk {
                 drop(inner);
                 let answer = exchange.request.answer.as_deref();
                 self.answers.count(&delivery.target, answer);
+                let due = exchange
+                    .due_ns
+                    .or_else(|| runner.due_ns(exchange.request.captured_ns));
                 let job = Job {
-                    since: exchange.due_ns.map_or(since, |due| instant_of(due, since)),
-                    is_scheduled: exchange.due_ns.is_some(),
+                    since: due.map_or(since, |due| instant_of(due, since)),
+                    is_scheduled: due.is_some(),
                     exchange,
                     ticket: Ticket {
                         target: delivery.target,
