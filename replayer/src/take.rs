@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
-use crate::metrics::{Answers, Breakers, Latencies};
+use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Reply};
 use crate::runner::{Job, Runner};
 use crate::schedule::Schedule;
@@ -29,9 +29,7 @@ use crate::sessions::Room;
 pub(crate) struct Desk {
     inner: Mutex<Inner>,
     tally: Arc<Mutex<Tally>>,
-    latencies: Latencies,
-    breakers: Breakers,
-    answers: Answers,
+    metrics: Metrics,
     schedule: Schedule,
     room: Room,
     /// Streams so far, to tell relays apart.
@@ -59,7 +57,7 @@ struct Ticket {
 impl Desk {
     pub(crate) fn new(
         tally: Arc<Mutex<Tally>>,
-        (latencies, breakers, answers): (Latencies, Breakers, Answers),
+        metrics: Metrics,
         schedule: Schedule,
         room: Room,
         leaving: CancellationToken,
@@ -67,9 +65,7 @@ impl Desk {
         Desk {
             inner: Mutex::default(),
             tally,
-            latencies,
-            breakers,
-            answers,
+            metrics,
             schedule,
             room,
             streams: AtomicU64::new(0),
@@ -195,10 +191,7 @@ impl Desk {
         }
         // A client reads files: not under the lock that every answer takes.
         for target in unknown {
-            let meters = (
-                self.latencies.of(&target.name),
-                self.breakers.of(&target.name),
-            );
+            let meters = self.metrics.of(&target.name);
             let runner = Arc::new(Runner::new(target.clone(), self.room, meters));
             match self.lock().runners.entry(target.name.clone()) {
                 Entry::Vacant(place) => drop(place.insert(runner)),
@@ -263,8 +256,6 @@ impl Desk {
             }
             (Seen::Never, Some(runner)) => {
                 drop(inner);
-                let answer = exchange.request.answer.as_deref();
-                self.answers.count(&delivery.target, answer);
                 let due = exchange
                     .due_ns
                     .or_else(|| runner.due_ns(exchange.request.captured_ns));
@@ -408,11 +399,7 @@ mod tests {
             window_bytes: 1000,
         };
         let mut registry = Registry::default();
-        let metrics = (
-            Latencies::register(&mut registry),
-            Breakers::register(&mut registry),
-            Answers::register(&mut registry),
-        );
+        let metrics = Metrics::register(&mut registry);
         let room = Room {
             bytes: 1000,
             jobs: 10,
