@@ -460,14 +460,28 @@ impl Stream {
             }
             return;
         }
-        // Bytes that were taken already never change.
+        // Bytes that were taken already never change, nor do those that are held.
         let known = usize::try_from(self.next - start).unwrap_or(usize::MAX);
         if let Some(new) = bytes.get(known..) {
+            let new = match self.pending.first_place() {
+                Some(place) => self.hold_behind(place, new, at),
+                None => new,
+            };
             self.feed(new, at, context);
         }
         if !self.pending.is_empty() || self.end.is_some() {
             self.drain(context);
         }
+    }
+
+    /// Of bytes that have their turn, holds those from `place` on, and returns the others.
+    fn hold_behind<'a>(&mut self, place: u64, bytes: &'a [u8], at: Moment) -> &'a [u8] {
+        let before = usize::try_from(place.saturating_sub(self.next)).unwrap_or(usize::MAX);
+        let (now, later) = bytes.split_at(before.min(bytes.len()));
+        if !later.is_empty() {
+            self.pending.insert(place.max(self.next), later, at, false);
+        }
+        now
     }
 
     /// Gives the parser bytes that have their turn, and holds what it doesn't take.
