@@ -7,6 +7,7 @@
 //! Nothing here opens a socket or reads a clock.
 
 mod answers;
+mod earlier;
 mod flow;
 mod pace;
 mod pending;

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const SYN: u8 = 2;
@@ -301,4 +303,118 @@ fn an_end_that_came_first_does_not_tell_where_requests_begin() {
         c(1, 1, get(1)),
     ];
     assert_eq!(targets(WATCHED, &packets), ["/1"]);
+}
+
+/// A whole connection with requests of these numbers, from the client's and the server's SYN on.
+fn connection(client: u32, server: u32, numbers: std::ops::Range<usize>) -> Vec<Packet> {
+    let (mut sequence, mut acknowledgment) = (client.wrapping_add(1), server.wrapping_add(1));
+    let mut packets = vec![
+        with(SYN, c(client, 0, "")),
+        with(SYN, s(server, sequence, "")),
+        c(sequence, acknowledgment, ""),
+    ];
+    for n in numbers {
+        packets.push(c(sequence, acknowledgment, get(n)));
+        sequence = sequence.wrapping_add(get(n).len() as u32);
+        packets.push(s(acknowledgment, sequence, OK));
+        acknowledgment = acknowledgment.wrapping_add(OK.len() as u32);
+    }
+    packets.push(with(FIN, c(sequence, acknowledgment, "")));
+    packets.push(with(FIN, s(acknowledgment, sequence.wrapping_add(1), "")));
+    packets
+}
+
+#[test]
+fn a_late_copy_is_of_the_connection_that_had_its_numbers() {
+    // Far away, and a little ahead, where it would be held as a segment that overtook others.
+    for other in [2_000_000_000, u32::MAX - 200_000] {
+        let old = connection(0, 0, 1..3);
+        let late = [
+            old[0].clone(),
+            old[1].clone(),
+            old[3].clone(),
+            old[7].clone(),
+        ];
+        let mut packets = [old, connection(other, 3_000_000_000, 3..9)].concat();
+        for (n, packet) in late.into_iter().enumerate() {
+            packets.insert(15 + 2 * n, packet);
+        }
+        let expected: Vec<String> = (1..9).map(|n| format!("/{n}")).collect();
+        assert_eq!(targets(WATCHED, &packets), expected);
+    }
+}
+
+#[test]
+fn a_request_out_of_place_is_of_no_connection() {
+    let mut packets = connection(0, 0, 1..3);
+    packets.insert(5, c(0x4000_0000, packets[5].acknowledgment, FAKE));
+    assert_eq!(targets(WATCHED, &packets), ["/1", "/2"]);
+    // Nor behind a gap in a body that is larger than any window.
+    let packets = [
+        with(SYN, c(0, 0, "")),
+        c(
+            1,
+            1,
+            "POST /1 HTTP/1.1\r\nContent-Length: 200000000\r\n\r\n",
+        ),
+        c(100_000_000, 1, FAKE),
+        c(100_000_022, 1, FAKE),
+    ];
+    assert_eq!(targets(WATCHED, &packets), Vec::<String>::new());
+    // In a tunnel only a handshake begins something else.
+    let connect = "CONNECT a:1 HTTP/1.1\r\n\r\n";
+    let answer = "HTTP/1.1 200 Yes\r\n\r\n";
+    let then = end(1, connect);
+    let packets = [
+        c(1, 1, connect),
+        s(1, then, answer),
+        c(then, end(1, answer), "to the other end"),
+        c(0x4000_0000, 0x4000_0000, FAKE),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["a:1"]);
+}
+
+#[test]
+fn a_connection_without_its_handshake_may_follow_another() {
+    let packets = [
+        connection(0, 0, 1..3),
+        connection(0x4000_0000, 0x4000_0000, 3..5)[3..].to_vec(),
+    ]
+    .concat();
+    assert_eq!(targets(WATCHED, &packets), ["/1", "/2", "/3", "/4"]);
+    assert_eq!(
+        targets(KEPT, &packets),
+        ["/1 200", "/2 200", "/3 200", "/4 200"]
+    );
+}
+
+proptest! {
+    #[test]
+    fn packets_that_come_again_never_make_requests_however_often_ports_are_used_again(
+        connections in prop::collection::vec((2_usize..6, 0_usize..3), 1..6),
+        isn in any::<u32>(),
+        delays in prop::collection::vec(prop::option::of(1_usize..7), 1..20),
+    ) {
+        let (mut client, mut server, mut n) = (isn, isn ^ 0x1234_5678, 0);
+        let mut packets = Vec::new();
+        for (requests, step) in connections {
+            packets.extend(connection(client, server, n..n + requests));
+            let steps = [0x3000_0000, 100_000, 100_000_u32.wrapping_neg()];
+            client = client.wrapping_add(steps[step]);
+            server = server.wrapping_add(0x2000_0000);
+            n += requests;
+        }
+        let mut twice = Vec::new();
+        for ((place, packet), delay) in packets.into_iter().enumerate().zip(delays.iter().cycle()) {
+            if let Some(delay) = delay {
+                twice.push((place + delay, false, packet.clone()));
+            }
+            twice.push((place, true, packet));
+        }
+        twice.sort_by_key(|(place, first, _)| (*place, *first));
+        let packets: Vec<Packet> = twice.into_iter().map(|(.., packet)| packet).collect();
+        let expected: Vec<String> = (0..n).map(|n| format!("/{n}")).collect();
+        prop_assert_eq!(targets(WATCHED, &packets), &expected[..]);
+        prop_assert_eq!(targets(Answers::Unseen, &packets), expected);
+    }
 }

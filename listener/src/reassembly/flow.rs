@@ -91,6 +91,8 @@ impl Flow {
             Way::ToServer => {
                 if segment.syn {
                     self.open(segment.sequence, around);
+                } else if self.requests.is_succeeded_by(segment) {
+                    self.succeed(around);
                 }
                 self.with_requests(around, |requests, context| {
                     requests.push(segment, now_ns, context);
@@ -228,6 +230,9 @@ impl Flow {
         around: &mut Surroundings<'_, S>,
     ) {
         let client_syn = acknowledged.wrapping_sub(1);
+        if self.requests.was_opened_before_by(client_syn) {
+            return;
+        }
         let server_syn = self.answers.as_ref().and_then(|answers| answers.syn());
         let is_other = match self.requests.syn() {
             None => true,
@@ -254,6 +259,14 @@ impl Flow {
             self.with_answers(around, AnswerStream::end);
             self.begin(self.client_first, self.certain, around.answers);
         }
+    }
+
+    /// Another connection begins, and its SYN wasn't captured.
+    fn succeed<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+        self.decide(around);
+        self.with_requests(around, |requests, context| requests.begin_anew(context));
+        self.with_answers(around, AnswerStream::end);
+        self.begin(self.client_first, self.certain, around.answers);
     }
 
     /// All will end, so that the holes before the answer to a request for a tunnel won't be filled.

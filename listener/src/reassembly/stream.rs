@@ -6,6 +6,7 @@
 //!
 //! Places in the stream are 64-bit numbers whose low half is the TCP sequence number, so nothing wraps.
 
+use super::earlier::{Earlier, Past, distance};
 use super::pace::Pace;
 use super::pending::{Moment, Pending};
 use super::table::Class;
@@ -42,6 +43,7 @@ pub(super) struct Stream {
     switched: bool,
     pending: Pending,
     pace: Pace,
+    earlier: Earlier,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +96,9 @@ impl Stream {
     ) {
         if segment.syn {
             self.open(segment.sequence, context);
+        } else if self.is_late(segment) {
+            context.count(EdgeEvent::OutOfWindow);
+            return;
         }
         if segment.rst {
             self.reset(segment, context);
@@ -116,7 +121,7 @@ impl Stream {
 
     /// Begins a connection whose SYN has that number. True when there was another one before.
     pub(super) fn open(&mut self, syn: u32, context: &mut Context<'_, impl FnMut(Event)>) -> bool {
-        if self.syn == Some(syn) {
+        if self.syn == Some(syn) || self.was_opened_before_by(syn) {
             return false;
         }
         let first = syn.wrapping_add(1);
@@ -140,8 +145,7 @@ impl Stream {
                 return false;
             }
             _ => {
-                self.end_with(Incomplete::ClosedEarly, context);
-                *self = Stream::default();
+                self.begin_anew(context);
                 true
             }
         };
@@ -149,6 +153,54 @@ impl Stream {
         self.syn = Some(syn);
         self.start_at(first);
         anew
+    }
+
+    /// Whether a SYN is that of an earlier connection and comes late. Once this one is closed, it may open the next.
+    pub(super) fn was_opened_before_by(&self, syn: u32) -> bool {
+        self.earlier.began_with(syn)
+            && self.syn != Some(syn)
+            && !matches!(self.position, Position::Closed)
+    }
+
+    /// Whether a segment begins another connection on the same ports, whose handshake wasn't captured: with a request, and
+    /// with numbers of which neither can be of this one. Where no request can follow, only a SYN begins another.
+    pub(super) fn is_succeeded_by(&self, segment: &Segment<'_>) -> bool {
+        let place = self.place(segment.sequence);
+        if is_plausible(place, self.next, self.pending.end())
+            || matches!(self.position, Position::Unknown | Position::Over)
+        {
+            return false;
+        }
+        let both = self.acknowledged.zip(segment.acknowledgment);
+        both.is_some_and(|(old, new)| i64::from(distance(old, new)) > PLAUSIBLE)
+            && matches!(request_begin(segment.payload), Begin::Yes | Begin::Likely)
+            && !self.earlier.had(segment.sequence)
+    }
+
+    /// Forgets all but which numbers there were: another connection begins.
+    pub(super) fn begin_anew(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
+        let last = self.next.max(self.pending.end());
+        let past = Past {
+            first: self.syn.unwrap_or((self.joined as u32).wrapping_sub(1)),
+            last: last.max(self.end.map_or(0, |end| end + 1)) as u32,
+            acknowledged: self.acknowledged,
+        };
+        self.end_with(Incomplete::ClosedEarly, context);
+        let mut earlier = std::mem::take(&mut self.earlier);
+        earlier.remember(past);
+        *self = Stream {
+            earlier,
+            ..Stream::default()
+        };
+    }
+
+    /// Whether a segment is one of an earlier connection's on the same ports.
+    fn is_late(&self, segment: &Segment<'_>) -> bool {
+        !self.is_next(segment)
+            && segment.acknowledgment.is_some_and(|number| {
+                self.earlier
+                    .claim(segment.sequence, number, self.acknowledged)
+            })
     }
 
     /// The peer sent an interim answer up to a sequence number. Who acknowledges that goes on with a body.
@@ -298,7 +350,7 @@ impl Stream {
             Position::Following(parser) => parser.held(),
             _ => 0,
         };
-        parser + self.pending.held()
+        parser + self.pending.held() + self.earlier.held()
     }
 
     /// Bytes that wait for a hole to be filled.
@@ -383,17 +435,10 @@ impl Stream {
                 self.join(sequence, begins, context);
             }
         }
-        let mut place = self.place(sequence);
+        let place = self.place(sequence);
         if !is_plausible(place, self.next, self.pending.end()) {
             context.count(EdgeEvent::OutOfWindow);
-            if !begins {
-                return;
-            }
-            // The ports are in use again, and the SYN wasn't captured.
-            self.end_with(Incomplete::ClosedEarly, context);
-            *self = Stream::default();
-            self.join(sequence, begins, context);
-            place = self.place(sequence);
+            return;
         }
         let start = place as u64;
         let end = start + segment.payload.len() as u64;
