@@ -9,6 +9,8 @@ use super::*;
 const SYN: u8 = 2;
 const FIN: u8 = 1;
 const RST: u8 = 4;
+/// Of SYNs: one from the client that acknowledges the server's, or one from the server that acknowledges nothing.
+const CROSSED: u8 = 8;
 
 #[derive(Clone)]
 struct Packet {
@@ -66,7 +68,8 @@ fn targets(answers: Answers, packets: &[Packet]) -> Vec<String> {
             true => (client, server),
             false => (server, client),
         };
-        let opens = packet.flags & SYN != 0 && packet.from_client;
+        let crossed = packet.flags & CROSSED != 0;
+        let opens = packet.flags & SYN != 0 && packet.from_client != crossed;
         let segment = Segment {
             source,
             destination,
@@ -386,6 +389,18 @@ fn a_connection_without_its_handshake_may_follow_another() {
         targets(KEPT, &packets),
         ["/1 200", "/2 200", "/3 200", "/4 200"]
     );
+}
+
+#[test]
+fn both_ends_may_open_a_connection() {
+    let (bare, crossed) = (SYN, SYN | CROSSED);
+    let of_client = [with(bare, c(0, 0, "")), with(crossed, c(0, 1, ""))];
+    let of_server = [with(crossed, s(0, 0, "")), with(bare, s(0, 1, ""))];
+    for [first, second] in [[&of_client, &of_server], [&of_server, &of_client]] {
+        let handshake = [&first[0], &second[0], &first[1], &second[1]].map(Clone::clone);
+        let packets = [&handshake[..], &connection(0, 0, 1..3)[3..]].concat();
+        assert_eq!(targets(KEPT, &packets), ["/1 200", "/2 200"]);
+    }
 }
 
 proptest! {

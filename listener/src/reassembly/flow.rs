@@ -18,11 +18,21 @@ use crate::packet::Segment;
 pub(super) struct Flow {
     /// Whether the first of the key's ends asks.
     client_first: bool,
-    /// Whether that is sure. A capture that joins in the middle of a body can't know.
-    certain: bool,
+    roles: Roles,
     requests: Stream,
     /// Where answers are looked at.
     answers: Option<Box<AnswerStream>>,
+}
+
+/// How sure it is who asks.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Roles {
+    /// A capture that joins in the middle of a body can't know.
+    #[default]
+    Guessed,
+    /// Both ends opened the connection (RFC 9293 §3.5): only a request tells.
+    Crossed,
+    Certain,
 }
 
 /// What a flow's methods need of its owner.
@@ -46,10 +56,10 @@ pub(super) enum Way {
 }
 
 impl Flow {
-    /// A connection whose first of the key's ends asks, or doesn't; and whether that is certain.
-    pub(super) fn begin(&mut self, client_first: bool, certain: bool, answers: Answers) {
+    /// A connection whose first of the key's ends asks, or doesn't.
+    pub(super) fn begin(&mut self, client_first: bool, roles: Roles, answers: Answers) {
         self.client_first = client_first;
-        self.certain = certain;
+        self.roles = roles;
         self.answers = match answers {
             Answers::Unseen | Answers::Switches => None,
             Answers::Watched => Some(Box::new(AnswerStream::new(None))),
@@ -68,11 +78,17 @@ impl Flow {
     /// Whether a segment shows that the ends' roles are the other way round: the one taken for the server opens a
     /// connection, or asks where nothing else is certain.
     pub(super) fn is_reversed_by(&self, segment: &Segment<'_>) -> bool {
-        let opens = segment.syn && segment.acknowledgment.is_none();
-        let asks = || {
-            !self.certain && matches!(request_begin(segment.payload), Begin::Yes | Begin::Likely)
-        };
-        opens || asks()
+        if segment.syn && segment.acknowledgment.is_none() {
+            return !self.is_crossed_by(segment);
+        }
+        self.roles != Roles::Certain
+            && matches!(request_begin(segment.payload), Begin::Yes | Begin::Likely)
+    }
+
+    /// Whether a SYN from the end taken for the server met the client's on the way, instead of opening another connection.
+    fn is_crossed_by(&self, segment: &Segment<'_>) -> bool {
+        let accepted_with = self.answers.as_ref().and_then(|answers| answers.syn());
+        self.requests.is_just_opened() && accepted_with.is_none_or(|syn| syn == segment.sequence)
     }
 
     /// Takes the next segment of the capture.
@@ -86,7 +102,13 @@ impl Flow {
         if segment.rst {
             self.decide(around);
         }
-        self.certain |= segment.syn || self.is_plain(way, segment.payload);
+        let opens = segment.syn && segment.acknowledgment.is_none();
+        if way == Way::ToClient && opens {
+            self.roles = Roles::Crossed;
+        } else if segment.syn && self.roles == Roles::Guessed || self.is_plain(way, segment.payload)
+        {
+            self.roles = Roles::Certain;
+        }
         match way {
             Way::ToServer => {
                 if segment.syn {
@@ -186,7 +208,7 @@ impl Flow {
 
     /// Whether bytes show that the ends' roles are as they were guessed.
     fn is_plain(&self, way: Way, payload: &[u8]) -> bool {
-        !self.certain
+        self.roles != Roles::Certain
             && match way {
                 Way::ToServer => request_begin(payload) == Begin::Yes,
                 Way::ToClient => payload.starts_with(b"HTTP/1."),
@@ -207,10 +229,12 @@ impl Flow {
             }
             return;
         }
-        if segment.syn
-            && let Some(number) = segment.acknowledgment
-        {
-            self.accept(segment.sequence, number, around);
+        match segment.acknowledgment {
+            Some(number) if segment.syn => self.accept(segment.sequence, number, around),
+            None if segment.syn => {
+                self.with_answers(around, |answers, out| answers.open(segment.sequence, out));
+            }
+            _ => {}
         }
         if self.answers.is_some() && is_interim(segment.payload) {
             let end = segment.sequence.wrapping_add(segment.payload.len() as u32);
@@ -242,7 +266,9 @@ impl Flow {
             Some(_) if server_syn.is_some_and(|number| number != syn) => true,
             Some(_) => return,
         };
-        self.certain = true;
+        if self.roles == Roles::Guessed {
+            self.roles = Roles::Certain;
+        }
         if is_other {
             self.open(client_syn, around);
         }
@@ -257,7 +283,7 @@ impl Flow {
         let anew = self.with_requests(around, |requests, context| requests.open(syn, context));
         if anew {
             self.with_answers(around, AnswerStream::end);
-            self.begin(self.client_first, self.certain, around.answers);
+            self.begin(self.client_first, self.roles, around.answers);
         }
     }
 
@@ -266,7 +292,7 @@ impl Flow {
         self.decide(around);
         self.with_requests(around, |requests, context| requests.begin_anew(context));
         self.with_answers(around, AnswerStream::end);
-        self.begin(self.client_first, self.certain, around.answers);
+        self.begin(self.client_first, self.roles, around.answers);
     }
 
     /// All will end, so that the holes before the answer to a request for a tunnel won't be filled.
@@ -303,7 +329,7 @@ impl Flow {
     ) -> R {
         let Flow {
             client_first,
-            certain,
+            roles,
             requests,
             answers,
         } = self;
@@ -311,7 +337,7 @@ impl Flow {
         let (sink, now_ns) = (&mut *around.sink, around.now_ns);
         let mut out = |event| {
             if let Event::Request(_) = event {
-                *certain = true;
+                *roles = Roles::Certain;
             }
             let mut pair = |paired| match paired {
                 Paired::Exchange(captured) => sink(*captured),

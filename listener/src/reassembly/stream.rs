@@ -215,6 +215,12 @@ impl Stream {
         self.syn
     }
 
+    /// True when the SYN is all that was seen.
+    pub(super) fn is_just_opened(&self) -> bool {
+        let first = self.syn.map(|syn| start_place(syn.wrapping_add(1)));
+        first == Some(self.next) && !self.has_hole() && self.acknowledged.is_none()
+    }
+
     /// Whether the server's SYN acknowledges this direction's, and perhaps data that came with it (RFC 7413 §3).
     pub(super) fn is_accepted_by(&self, acknowledged: u32) -> bool {
         let place = self.place(acknowledged);
