@@ -219,6 +219,19 @@ fn a_body_that_looks_like_a_request_does_not_turn_the_connection_round() {
 }
 
 #[test]
+fn a_capture_that_joins_within_an_answer_learns_from_the_next_request_who_asks() {
+    let body = "<html> ";
+    let last = end(end(1, body), FAKE);
+    let packets = [
+        s(1, 1, body),
+        s(end(1, body), 1, FAKE),
+        c(1, last, get(1)),
+        s(last, end(1, get(1)), OK),
+    ];
+    assert_eq!(targets(KEPT, &packets), ["/1 200"]);
+}
+
+#[test]
 fn segments_that_a_reset_overtook_still_count() {
     let second = end(1, get(1));
     let last = end(second, get(2));

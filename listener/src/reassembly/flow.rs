@@ -105,7 +105,8 @@ impl Flow {
         let opens = segment.syn && segment.acknowledgment.is_none();
         if way == Way::ToClient && opens {
             self.roles = Roles::Crossed;
-        } else if segment.syn && self.roles == Roles::Guessed || self.is_plain(way, segment.payload)
+        } else if segment.syn && self.roles == Roles::Guessed
+            || way == Way::ToClient && segment.payload.starts_with(b"HTTP/1.")
         {
             self.roles = Roles::Certain;
         }
@@ -119,6 +120,13 @@ impl Flow {
                 self.with_requests(around, |requests, context| {
                     requests.push(segment, now_ns, context);
                 });
+                // The end of an answer's body may have request lines in it too; only one that is read tells.
+                if self.roles != Roles::Certain
+                    && self.requests.is_following()
+                    && request_begin(segment.payload) == Begin::Yes
+                {
+                    self.roles = Roles::Certain;
+                }
             }
             Way::ToClient => self.push_answer(segment, now_ns, around),
         }
@@ -204,15 +212,6 @@ impl Flow {
     pub(super) fn held_behind_hole(&self) -> usize {
         let answers = self.answers.as_ref().map_or(0, |a| a.held_behind_hole());
         self.requests.held_behind_hole().max(answers)
-    }
-
-    /// Whether bytes show that the ends' roles are as they were guessed.
-    fn is_plain(&self, way: Way, payload: &[u8]) -> bool {
-        self.roles != Roles::Certain
-            && match way {
-                Way::ToServer => request_begin(payload) == Begin::Yes,
-                Way::ToClient => payload.starts_with(b"HTTP/1."),
-            }
     }
 
     fn push_answer<S: FnMut(Captured)>(

@@ -364,6 +364,11 @@ impl Stream {
         self.pending.held()
     }
 
+    /// True while requests are read.
+    pub(super) fn is_following(&self) -> bool {
+        matches!(self.position, Position::Following(_))
+    }
+
     /// True when no request follows on the connection.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.position, Position::Over | Position::Closed)
