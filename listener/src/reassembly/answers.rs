@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use reprise_traffic::Answer;
 use reprise_traffic::exchange::Captured;
 
-use super::pending::{Moment, Pending};
+use super::pending::{Evidence, Moment, Pending};
 use super::stream::{PLAUSIBLE, is_plausible, place_near, start_place};
 use crate::http::{AfterAnswerGap, AnswerParser, Arrival, Asked, Verdict};
 use crate::packet::Segment;
@@ -265,7 +265,8 @@ impl AnswerStream {
                         ns: now_ns,
                         acknowledged: None,
                     };
-                    self.pending.insert(start.max(floor), new, at, false);
+                    self.pending
+                        .insert(start.max(floor), new, at, Evidence::None);
                 }
             }
         }
@@ -398,7 +399,7 @@ impl AnswerStream {
             if let Some(new) = run.bytes.get(known..)
                 && !new.is_empty()
             {
-                self.pending.insert(place, new, run.at, false);
+                self.pending.insert(place, new, run.at, Evidence::None);
                 break;
             }
         }
@@ -462,7 +463,7 @@ impl AnswerStream {
                 ns: at_ns,
                 acknowledged: None,
             };
-            self.pending.insert(self.next, bytes, at, false);
+            self.pending.insert(self.next, bytes, at, Evidence::None);
         }
     }
 

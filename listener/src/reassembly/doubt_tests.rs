@@ -261,6 +261,61 @@ fn a_body_behind_an_interim_answer_begins_no_request() {
 }
 
 #[test]
+fn a_body_whose_head_is_lost_begins_no_request() {
+    // The head was the first to acknowledge the answer before, so that the body seems to be.
+    let (second, answered) = (end(1, get(1)), end(1, OK));
+    let body = second + 70;
+    let packets = [
+        with(SYN, c(0, 0, "")),
+        c(1, 1, get(1)),
+        s(1, second, OK),
+        c(body, answered, FAKE),
+        c(end(body, FAKE), answered, FAKE),
+        s(answered, end(end(body, FAKE), FAKE), OK),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["/1"]);
+    let of_client: Vec<Packet> = packets.into_iter().filter(|p| p.from_client).collect();
+    assert_eq!(targets(WATCHED, &of_client), ["/1"]);
+    assert_eq!(targets(Answers::Unseen, &of_client), ["/1"]);
+}
+
+#[test]
+fn where_only_the_client_is_heard_an_interim_answer_is_known_by_its_length() {
+    let head = "POST /1 HTTP/1.1\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+    let body = end(1, head);
+    // The chunk's size line is lost, or the beginning of the head is.
+    let packets = [with(SYN, c(0, 0, "")), c(1, 1, head), c(body + 4, 26, FAKE)];
+    assert_eq!(targets(WATCHED, &packets), Vec::<String>::new());
+    let packets = [
+        with(SYN, c(0, 0, "")),
+        c(11, 1, &head[10..]),
+        c(body, 26, FAKE),
+    ];
+    assert_eq!(targets(WATCHED, &packets), Vec::<String>::new());
+}
+
+#[test]
+fn behind_a_hole_a_request_is_known_by_what_the_server_had_received_when_it_answered() {
+    let (second, answered) = (end(1, get(1)), end(1, OK));
+    let (third, again) = (end(second, get(2)), end(answered, OK));
+    let mut packets = vec![
+        with(SYN, c(0, 0, "")),
+        c(1, 1, get(1)),
+        s(1, second, OK),
+        s(answered, third, OK),
+        c(third, again, get(3)),
+        s(again, end(third, get(3)), OK),
+    ];
+    assert_eq!(targets(WATCHED, &packets), ["/1", "/3"]);
+    assert_eq!(targets(KEPT, &packets), ["/1 200", "/3 200"]);
+    // A copy that the server sent again when it had more says nothing.
+    packets.truncate(3);
+    packets.push(s(1, third, OK));
+    packets.push(c(third, answered, get(3)));
+    assert_eq!(targets(WATCHED, &packets), ["/1"]);
+}
+
+#[test]
 fn behind_a_request_for_a_tunnel_that_is_not_whole_nothing_is_looked_for() {
     let part = "GET /1 HTTP/1.1\r\nUpgrade: x\r\n";
     let unseen = "GET /1 HTTP/1.1\r\nA: b";

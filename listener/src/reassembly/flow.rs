@@ -235,14 +235,24 @@ impl Flow {
             }
             _ => {}
         }
-        if self.answers.is_some() && is_interim(segment.payload) {
-            let end = segment.sequence.wrapping_add(segment.payload.len() as u32);
-            self.requests.expect_body_behind(end);
+        if self.answers.is_some() && !segment.payload.is_empty() {
+            self.hear(segment);
         }
         if says_switched(segment.payload) {
             self.requests.stay_lost();
         }
         self.with_answers(around, |answers, out| answers.push(segment, now_ns, out));
+    }
+
+    /// What the server says tells where the client's next request begins.
+    fn hear(&mut self, segment: &Segment<'_>) {
+        let first = segment.sequence.wrapping_add(u32::from(segment.syn));
+        let end = first.wrapping_add(segment.payload.len() as u32);
+        if is_interim(segment.payload) {
+            self.requests.expect_body_behind(end);
+        } else if let Some(number) = segment.acknowledgment {
+            self.requests.hear(end, number);
+        }
     }
 
     /// The server's SYN, which acknowledges the client's, and data that came with it.

@@ -16,13 +16,25 @@ pub(super) struct Moment {
     pub(super) acknowledged: Option<u32>,
 }
 
+/// Whether a request begins at a segment's first byte, for all that is known without the bytes before.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// Nothing says so.
+    #[default]
+    None,
+    /// Yes, if the bytes right before it were seen: its sender had received more since.
+    BehindSeen,
+    /// Yes.
+    Certain,
+}
+
 /// A run of bytes.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) bytes: Box<[u8]>,
     pub(super) at: Moment,
-    /// A request certainly begins at its first byte.
-    pub(super) request_begins: bool,
+    /// That a request begins at its first byte.
+    pub(super) evidence: Evidence,
 }
 
 /// Runs by their place in the stream; no two overlap. Most connections never have any, so that none costs a word.
@@ -39,7 +51,7 @@ struct Runs {
 
 impl Pending {
     /// Adds the parts of `bytes` whose place isn't taken.
-    pub(super) fn insert(&mut self, start: u64, bytes: &[u8], at: Moment, request_begins: bool) {
+    pub(super) fn insert(&mut self, start: u64, bytes: &[u8], at: Moment, evidence: Evidence) {
         let some = self.some.get_or_insert_default();
         let end = start + bytes.len() as u64;
         let mut place = match some.runs.range(..=start).next_back() {
@@ -57,7 +69,10 @@ impl Pending {
                 let run = Run {
                     bytes: part.into(),
                     at,
-                    request_begins: request_begins && place == start,
+                    evidence: match place == start {
+                        true => evidence,
+                        false => Evidence::None,
+                    },
                 };
                 some.runs.insert(place, run);
             }
@@ -128,7 +143,7 @@ mod tests {
             let mut pending = Pending::default();
             let mut expected: BTreeMap<u64, u8> = BTreeMap::new();
             for (n, (start, len)) in pieces.iter().enumerate() {
-                pending.insert(*start, &vec![n as u8; *len], NOW, false);
+                pending.insert(*start, &vec![n as u8; *len], NOW, Evidence::None);
                 for place in *start..*start + *len as u64 {
                     expected.entry(place).or_insert(n as u8);
                 }

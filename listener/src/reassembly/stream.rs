@@ -8,7 +8,7 @@
 
 use super::earlier::{Earlier, Past, distance};
 use super::pace::Pace;
-use super::pending::{Moment, Pending};
+use super::pending::{Evidence, Moment, Pending};
 use super::table::Class;
 use crate::edge::{Edge, EdgeEvent};
 use crate::http::{
@@ -19,6 +19,9 @@ use crate::packet::Segment;
 
 /// A segment that lies farther away belongs to another connection: windows are smaller by far in practice.
 pub(super) const PLAUSIBLE: i64 = 64 << 20;
+
+/// Bytes of a `100 Continue` as servers send it, which no request follows.
+const CONTINUE: u32 = b"HTTP/1.1 100 Continue\r\n\r\n".len() as u32;
 
 /// How far before the first segment seen its SYN may have been overtaken.
 const OVERTAKEN: i64 = 1 << 20;
@@ -39,11 +42,22 @@ pub(super) struct Stream {
     acknowledged: Option<u32>,
     /// Whether that grew since the first segment: a SYN isn't overtaken by a whole exchange.
     answered: bool,
+    /// The last that the server was heard to say.
+    heard: Option<Heard>,
     /// Where the way is lost, it stays so: see [`Stream::stay_lost`].
     switched: bool,
     pending: Pending,
     pace: Pace,
     earlier: Earlier,
+}
+
+/// Bytes from the server.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    /// Number behind the last of them.
+    end: u32,
+    /// What it had received when it sent them first.
+    acknowledged: u32,
 }
 
 #[derive(Debug, Default)]
@@ -203,6 +217,13 @@ impl Stream {
             })
     }
 
+    /// The peer sent bytes up to a sequence number, having received what it acknowledges.
+    pub(super) fn hear(&mut self, end: u32, acknowledged: u32) {
+        if self.heard.is_none_or(|heard| is_more(end, heard.end)) {
+            self.heard = Some(Heard { end, acknowledged });
+        }
+    }
+
     /// The peer sent an interim answer up to a sequence number. Who acknowledges that goes on with a body.
     pub(super) fn expect_body_behind(&mut self, number: u32) {
         if self.acknowledged.is_some() && self.acknowledges_more(number) {
@@ -271,6 +292,7 @@ impl Stream {
             }
             Position::Lost { hold: true } => {
                 self.position = Position::Lost { hold: false };
+                self.next = self.next.max(self.pending.end());
                 self.pending.clear();
                 context.count(EdgeEvent::Unaligned);
             }
@@ -285,6 +307,7 @@ impl Stream {
         context: &mut Context<'_, impl FnMut(Event)>,
     ) {
         let early = !self.pending.is_empty();
+        let seen = self.next.max(self.pending.end());
         self.pending.clear();
         match &mut self.position {
             Position::Following(parser) => {
@@ -299,8 +322,12 @@ impl Stream {
                     AfterGap::Over => Position::Over,
                     AfterGap::GoesOn | AfterGap::Lost => Position::Lost { hold: false },
                 };
+                self.next = seen;
             }
-            Position::Lost { hold } => *hold = false,
+            Position::Lost { hold } => {
+                *hold = false;
+                self.next = seen;
+            }
             Position::Unknown | Position::Over | Position::Closed => {}
         }
     }
@@ -398,7 +425,7 @@ impl Stream {
 
     fn acknowledges_more(&self, number: u32) -> bool {
         self.acknowledged
-            .is_none_or(|before| number.wrapping_sub(before) as i32 > 0)
+            .is_none_or(|before| is_more(number, before))
     }
 
     fn start_at(&mut self, sequence: u32) {
@@ -453,11 +480,11 @@ impl Stream {
         }
         let start = place as u64;
         let end = start + segment.payload.len() as u64;
-        let known_begin = begins
-            && self.acknowledged.is_some()
-            && segment
-                .acknowledgment
-                .is_some_and(|number| self.acknowledges_more(number));
+        let evidence = match (begins, segment.acknowledgment) {
+            (true, Some(number)) => self.evidence(start, number),
+            _ => Evidence::None,
+        };
+        let begins = self.begins_at(start, evidence);
         if segment.fin {
             let last = end + u64::from(segment.missing);
             self.end = self.end.or((last >= self.next).then_some(last));
@@ -467,14 +494,14 @@ impl Stream {
             acknowledged: segment.acknowledgment,
         };
         match &mut self.position {
-            Position::Lost { .. } if known_begin && start >= self.next => {
+            Position::Lost { .. } if begins => {
                 self.pending.clear();
                 self.next = start;
                 self.follow_from_here(context);
-                self.follow(start, segment.payload, at, known_begin, context);
+                self.follow(start, segment.payload, at, evidence, context);
             }
             Position::Lost { hold: true } => {
-                self.pending.insert(start, segment.payload, at, known_begin);
+                self.pending.insert(start, segment.payload, at, evidence);
                 if self.pending.held() as i64 > OVERTAKEN {
                     self.give_up_hole(context);
                 }
@@ -486,9 +513,40 @@ impl Stream {
                 }
             }
             Position::Following(_) => {
-                self.follow(start, segment.payload, at, known_begin, context);
+                self.follow(start, segment.payload, at, evidence, context);
             }
             Position::Unknown | Position::Closed => {}
+        }
+    }
+
+    /// What says that a request begins with the segment at `start`, which looks like one and acknowledges `number`.
+    ///
+    /// Bodies hold what looks like requests too. But a client that waits for each answer has sent a request whole when it
+    /// receives the answer, which the server sent when it had received all up to the request's end. So the bytes that are
+    /// acknowledged here for the first time have to be those that the server said when it had all up to here. Where the
+    /// server isn't heard, they may be the answer to a request before the one whose head was lost, and the segment a part
+    /// of its body; that is ruled out only if the bytes right before were seen, acknowledging less.
+    fn evidence(&self, start: u64, number: u32) -> Evidence {
+        let Some(before) = self.acknowledged else {
+            return Evidence::None;
+        };
+        match self.heard {
+            _ if !self.acknowledges_more(number) => Evidence::None,
+            Some(heard) if heard.end == number => match heard.acknowledged == start as u32 {
+                true => Evidence::Certain,
+                false => Evidence::None,
+            },
+            _ if number.wrapping_sub(before) == CONTINUE => Evidence::None,
+            _ => Evidence::BehindSeen,
+        }
+    }
+
+    /// Whether a request begins with the segment at `start`, where the way is lost.
+    fn begins_at(&self, start: u64, evidence: Evidence) -> bool {
+        match evidence {
+            Evidence::None => false,
+            Evidence::BehindSeen => start == self.next.max(self.pending.end()),
+            Evidence::Certain => start >= self.next,
         }
     }
 
@@ -507,12 +565,12 @@ impl Stream {
         start: u64,
         bytes: &[u8],
         at: Moment,
-        known_begin: bool,
+        evidence: Evidence,
         context: &mut Context<'_, impl FnMut(Event)>,
     ) {
         if start > self.next {
             if !bytes.is_empty() {
-                self.pending.insert(start, bytes, at, known_begin);
+                self.pending.insert(start, bytes, at, evidence);
             }
             return;
         }
@@ -535,7 +593,8 @@ impl Stream {
         let before = usize::try_from(place.saturating_sub(self.next)).unwrap_or(usize::MAX);
         let (now, later) = bytes.split_at(before.min(bytes.len()));
         if !later.is_empty() {
-            self.pending.insert(place.max(self.next), later, at, false);
+            self.pending
+                .insert(place.max(self.next), later, at, Evidence::None);
         }
         now
     }
@@ -554,7 +613,8 @@ impl Stream {
         let taken = parser.push(bytes, arrival, &mut context.out);
         self.next += taken as u64;
         if taken < bytes.len() {
-            self.pending.insert(self.next, &bytes[taken..], at, false);
+            self.pending
+                .insert(self.next, &bytes[taken..], at, Evidence::None);
         }
         if parser.is_no_http() && self.syn.is_none() {
             // Text that only looked like a request line where the capture joined the connection.
@@ -608,9 +668,19 @@ impl Stream {
             return;
         }
         self.position = Position::Lost { hold: false };
+        let mut received = None;
         while let Some((place, run)) = self.pending.pop_until(u64::MAX) {
+            let begins = match run.evidence {
+                Evidence::None => false,
+                Evidence::BehindSeen => {
+                    let both = run.at.acknowledged.zip(received);
+                    place == self.next && both.is_some_and(|(now, before)| is_more(now, before))
+                }
+                Evidence::Certain => true,
+            };
             self.next = place;
-            if run.request_begins {
+            received = run.at.acknowledged;
+            if begins {
                 self.follow_from_here(context);
                 self.feed(&run.bytes, run.at, context);
                 self.drain(context);
@@ -635,6 +705,11 @@ impl Stream {
         };
         self.pending.clear();
     }
+}
+
+/// Whether a sequence number lies behind another.
+fn is_more(number: u32, before: u32) -> bool {
+    number.wrapping_sub(before) as i32 > 0
 }
 
 /// Whether a segment may belong to a connection whose next byte and last known byte have these places. A hole that isn't

@@ -195,13 +195,19 @@ fn after_a_hole_in_a_head_only_certain_requests_are_taken() {
     bench.push(syn(0));
     bench.push(segment(1, b"GET /1"));
     bench.push(segment(100, &get(2)));
-    let answered = Segment {
-        acknowledgment: Some(9),
-        ..segment(200, b"GET /3 HTTP/1.1\r\n\r\n")
+    let answered = |acknowledgment, sequence, payload| Segment {
+        acknowledgment: Some(acknowledgment),
+        ..segment(sequence, payload)
     };
-    bench.push(answered);
+    bench.push(answered(9, 119, b"GET /3 HTTP/1.1\r\n\r\n"));
+    // What was lost right before may be the head whose body this is.
+    bench.push(answered(18, 200, b"GET /4 HTTP/1.1\r\n\r\n"));
     bench.wait(3 * SECOND);
     assert_eq!(bench.found, ["/3 "]);
+    bench.push(answered(27, 300, b"GET /5 HTTP/1.1\r\n\r\n"));
+    bench.push(answered(36, 319, b"GET /6 HTTP/1.1\r\n\r\n"));
+    bench.wait(3 * SECOND);
+    assert_eq!(bench.found, ["/3 ", "/6 "]);
 }
 
 #[test]
@@ -521,7 +527,8 @@ fn requests_in_a_hole_are_counted_whatever_was_before_it() {
             bench.push(next);
         }
         let found = bench.found.len();
-        assert_eq!(found, whole + 8);
+        // The first behind the hole may be a body whose head was lost.
+        assert_eq!(found, whole + 7);
         assert_eq!(bench.count(EdgeEvent::IncompleteGap), 20 - found as u64);
     }
 }
