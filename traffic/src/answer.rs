@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 
 use crate::body::Body;
-use crate::head::{Fields, HeadError, MAX_HEADERS, spans};
+use crate::head::{Fields, HeadError, MAX_HEADERS, USUAL_HEADERS, spans};
 
 /// A response's head as captured.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,7 +26,15 @@ impl AnswerHead {
     /// # Errors
     /// When the head isn't one that every parser reads in the same way.
     pub fn parse(raw: Bytes) -> Result<AnswerHead, HeadError> {
-        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        match AnswerHead::within::<USUAL_HEADERS>(raw.clone()) {
+            Err(HeadError::TooManyHeaders) => AnswerHead::within::<MAX_HEADERS>(raw),
+            head => head,
+        }
+    }
+
+    #[inline(never)]
+    fn within<const HEADERS: usize>(raw: Bytes) -> Result<AnswerHead, HeadError> {
+        let mut slots = [const { MaybeUninit::uninit() }; HEADERS];
         let mut response = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
         match config.parse_response_with_uninit_headers(&mut response, &raw, &mut slots) {

@@ -32,7 +32,7 @@ pub enum FramingError {
     /// Not `chunked` in the last place and only there, or in HTTP/1.0.
     #[error("Transfer-Encoding that does not end in chunked")]
     BadEncoding,
-    /// No hexadecimal size, a size that is too large, a wrong line end.
+    /// No hexadecimal size, a size or a size line that is too large, a wrong line end.
     #[error("malformed chunk")]
     BadChunk,
     /// Over [`MAX_TRAILERS`] bytes.
@@ -43,8 +43,8 @@ pub enum FramingError {
 /// Trailer lines are held in memory, so their bytes are bounded.
 pub const MAX_TRAILERS: usize = 16 * 1024;
 
-/// A chunk's size line with its extensions; the same bound as Apache's header lines.
-const MAX_CHUNK_LINE: usize = 8 * 1024;
+/// A chunk's size line with its extensions, which are passed over; servers refuse at 8 KiB (Apache) and less.
+const MAX_CHUNK_LINE: usize = 64 * 1024;
 
 /// The length rule of a request's body.
 ///

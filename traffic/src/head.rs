@@ -10,8 +10,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-/// More header lines than this are refused; nginx and Apache refuse at 100 and less.
-pub const MAX_HEADERS: usize = 256;
+/// More header lines than this are refused; servers refuse at 100 (Apache, Node.js) to 1,000.
+pub const MAX_HEADERS: usize = 1024;
+
+/// Nearly all heads have fewer header lines, and are read without room for more on the stack.
+pub(crate) const USUAL_HEADERS: usize = 64;
 
 /// Why a head was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -213,7 +216,15 @@ struct Parts {
 impl Parts {
     /// Finds them in a head, or in what [`masked`] made of it.
     fn of(raw: &[u8]) -> Result<Parts, HeadError> {
-        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        match Parts::within::<USUAL_HEADERS>(raw) {
+            Err(HeadError::TooManyHeaders) => Parts::within::<MAX_HEADERS>(raw),
+            parts => parts,
+        }
+    }
+
+    #[inline(never)]
+    fn within<const HEADERS: usize>(raw: &[u8]) -> Result<Parts, HeadError> {
+        let mut slots = [const { MaybeUninit::uninit() }; HEADERS];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(raw, &mut slots) {
             Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
@@ -332,6 +343,25 @@ mod tests {
             let raw = format!("GET / HTTP/1.1\r\n{lines}\r\n");
             let refused = Head::parse(Bytes::from(raw)).unwrap_err();
             assert_eq!(refused, HeadError::Malformed, "{}", lines.escape_debug());
+        }
+    }
+
+    #[test]
+    fn header_lines_are_bounded() {
+        for lines in [
+            0,
+            USUAL_HEADERS,
+            USUAL_HEADERS + 1,
+            MAX_HEADERS,
+            MAX_HEADERS + 1,
+        ] {
+            let raw = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(lines));
+            match Head::parse(Bytes::from(raw)) {
+                Ok(head) => assert_eq!(head.headers().count(), lines),
+                Err(error) => {
+                    assert_eq!((error, lines), (HeadError::TooManyHeaders, MAX_HEADERS + 1));
+                }
+            }
         }
     }
 
