@@ -24,7 +24,7 @@ impl AnswerHead {
     /// Finds the parts of a whole head, from the status line to the empty line.
     ///
     /// # Errors
-    /// When the head isn't one that every parser reads in the same way.
+    /// When the head isn't one of HTTP/1. Folded lines and white space before a colon are let pass, as clients do.
     pub fn parse(raw: Bytes) -> Result<AnswerHead, HeadError> {
         match AnswerHead::within::<USUAL_HEADERS>(raw.clone()) {
             Err(HeadError::TooManyHeaders) => AnswerHead::within::<MAX_HEADERS>(raw),
@@ -36,7 +36,10 @@ impl AnswerHead {
     fn within<const HEADERS: usize>(raw: Bytes) -> Result<AnswerHead, HeadError> {
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS];
         let mut response = httparse::Response::new(&mut []);
-        let config = httparse::ParserConfig::default();
+        let mut config = httparse::ParserConfig::default();
+        // RFC 9112 §5.1 and §5.2 have clients let these pass.
+        config.allow_obsolete_multiline_headers_in_responses(true);
+        config.allow_spaces_after_header_name_in_responses(true);
         match config.parse_response_with_uninit_headers(&mut response, &raw, &mut slots) {
             Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
             Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),

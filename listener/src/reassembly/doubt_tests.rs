@@ -471,6 +471,50 @@ fn both_ends_may_open_a_connection() {
     }
 }
 
+#[test]
+fn a_switch_in_answers_that_cannot_be_told_apart_counts() {
+    let upgrade = "GET /w HTTP/1.1\r\nUpgrade: w\r\n\r\n";
+    let asked = get(1) + upgrade;
+    let then = end(1, &asked);
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        "what is this?\r\n\r\n",
+    ] {
+        let both = answer.to_owned() + SWITCHED;
+        let early = [c(1, 1, asked.clone() + FAKE), s(1, then, &both)];
+        let later = [
+            c(1, 1, &asked),
+            s(1, then, answer),
+            s(end(1, answer), then, SWITCHED),
+            c(then, end(1, &both), FAKE),
+        ];
+        assert_eq!(targets(WATCHED, &early), ["/1", "/w"], "{answer}");
+        assert_eq!(targets(WATCHED, &later), ["/1", "/w"], "{answer}");
+    }
+}
+
+#[test]
+fn a_switch_behind_more_requests_than_are_paired_counts() {
+    let upgrade = "GET /w HTTP/1.1\r\nUpgrade: w\r\n\r\n";
+    for waiting in [1023, 1024, 1025, 3000] {
+        let asked = get(1).repeat(waiting) + upgrade;
+        let answer = OK.repeat(waiting) + SWITCHED;
+        let then = end(1, &asked);
+        let packets = [
+            c(1, 1, &asked),
+            s(1, then, &answer),
+            c(then, end(1, &answer), FAKE),
+        ];
+        assert_eq!(targets(WATCHED, &packets).len(), waiting + 1);
+        assert_eq!(targets(KEPT, &packets).len(), waiting + 1);
+        // Where the server isn't heard, what is a request from its first byte goes on to be one.
+        let of_client = [packets[0].clone(), packets[2].clone()];
+        assert_eq!(targets(WATCHED, &of_client).len(), waiting + 2);
+    }
+}
+
 proptest! {
     #[test]
     fn packets_that_come_again_never_make_requests_however_often_ports_are_used_again(

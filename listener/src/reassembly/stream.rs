@@ -275,7 +275,11 @@ impl Stream {
         let until = self.pending.first_place().or(self.end);
         match &mut self.position {
             Position::Following(parser) if parser.is_waiting() => {
-                self.resolve(Verdict::Unseen, context);
+                let verdict = match self.switched {
+                    true => Verdict::Switched,
+                    false => Verdict::Unseen,
+                };
+                self.resolve(verdict, context);
             }
             Position::Following(parser) => {
                 let Some(until) = until else { return };
@@ -405,7 +409,7 @@ impl Stream {
     pub(super) fn stay_lost(&mut self) {
         match self.position {
             Position::Lost { .. } => self.over(),
-            Position::Following(_) if self.has_hole() => self.switched = true,
+            Position::Following(_) if self.has_hole() || self.is_waiting() => self.switched = true,
             _ => {}
         }
     }
