@@ -80,6 +80,12 @@ impl Pending {
         }
     }
 
+    /// The runs in order, with their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Run)> {
+        let runs = self.some.iter().flat_map(|some| &some.runs);
+        runs.map(|(place, run)| (*place, run))
+    }
+
     /// Where the first run begins.
     pub(super) fn first_place(&self) -> Option<u64> {
         let some = self.some.as_ref()?;

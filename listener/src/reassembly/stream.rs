@@ -20,6 +20,22 @@ use crate::packet::Segment;
 /// A segment that lies farther away belongs to another connection: windows are smaller by far in practice.
 pub(super) const PLAUSIBLE: i64 = 64 << 20;
 
+/// Bytes in which a request line is looked for that comes in many small segments, where the handshake wasn't captured.
+const MAX_FIRST_LINE: usize = 8 * 1024;
+
+/// RFC 9110 §9.3 and RFC 5789.
+const METHODS: [&[u8]; 9] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"CONNECT ",
+    b"OPTIONS ",
+    b"TRACE ",
+    b"PATCH ",
+];
+
 /// Bytes of a `100 Continue` as servers send it, which no request follows.
 const CONTINUE: u32 = b"HTTP/1.1 100 Continue\r\n\r\n".len() as u32;
 
@@ -121,6 +137,7 @@ impl Stream {
         let begin = match self.position {
             // Nothing else decides on the first bytes, so the common case skips the question.
             Position::Following(_) if self.is_next(segment) => Begin::Unsure,
+            Position::Unknown => first_begin(segment.payload),
             _ => request_begin(segment.payload),
         };
         let begins = matches!(begin, Begin::Yes | Begin::Likely);
@@ -272,6 +289,10 @@ impl Stream {
     /// The hole before the pending bytes, or before the end, won't be filled; or the answer to a request for a tunnel
     /// won't be seen.
     pub(super) fn give_up_hole(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
+        if self.joined_at_request() {
+            self.follow_held(context);
+            return;
+        }
         let until = self.pending.first_place().or(self.end);
         match &mut self.position {
             Position::Following(parser) if parser.is_waiting() => {
@@ -471,6 +492,10 @@ impl Stream {
             if segment.payload.is_empty() && (!segment.fin || self.syn.is_none()) {
                 return;
             }
+            // Keep-alive probes are of what was received already, or of one byte of garbage (RFC 9293 §3.8.4).
+            if segment.payload == b"\0" && self.syn.is_none() {
+                return;
+            }
             if self.syn.is_some() {
                 self.follow_from_here(context);
             } else {
@@ -497,6 +522,9 @@ impl Stream {
             ns: now_ns,
             acknowledged: segment.acknowledgment,
         };
+        if begins && self.joined_at_request() {
+            self.follow_held(context);
+        }
         match &mut self.position {
             Position::Lost { .. } if begins => {
                 self.pending.clear();
@@ -562,6 +590,39 @@ impl Stream {
             true => self.follow_from_here(context),
             false => self.position = Position::Lost { hold: true },
         }
+    }
+
+    /// Whether the first segments, none of which holds a request line, have one between them.
+    fn joined_at_request(&self) -> bool {
+        let Position::Lost { hold: true } = self.position else {
+            return false;
+        };
+        let mut text = Vec::new();
+        let mut end = None;
+        for (place, run) in self.pending.iter() {
+            if end.is_some_and(|end| end != place) || text.len() > MAX_FIRST_LINE {
+                break;
+            }
+            text.extend_from_slice(&run.bytes);
+            while text.starts_with(b"\r\n") {
+                text.drain(..2);
+            }
+            end = Some(place + run.bytes.len() as u64);
+            match first_begin(&text) {
+                // The end of a body and the beginning of a method make up another method.
+                Begin::Yes | Begin::Likely => return METHODS.iter().any(|m| text.starts_with(m)),
+                Begin::No => return false,
+                Begin::Odd | Begin::Unsure => {}
+            }
+        }
+        false
+    }
+
+    /// Requests begin at the first byte that is held.
+    fn follow_held(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
+        self.next = self.pending.first_place().unwrap_or(self.next);
+        self.follow_from_here(context);
+        self.drain(context);
     }
 
     fn follow(
@@ -708,6 +769,18 @@ impl Stream {
             None => Position::Over,
         };
         self.pending.clear();
+    }
+}
+
+/// Whether a connection's first bytes are the beginning of a request, empty lines before it passed over (RFC 9112 §2.2).
+fn first_begin(bytes: &[u8]) -> Begin {
+    let mut text = bytes;
+    while let Some(rest) = text.strip_prefix(b"\r\n") {
+        text = rest;
+    }
+    match text {
+        b"\r" => Begin::Unsure,
+        text => request_begin(text),
     }
 }
 

@@ -116,6 +116,32 @@ fn a_connection_without_its_handshake_is_joined_at_a_request() {
 }
 
 #[test]
+fn a_connection_without_its_handshake_may_begin_in_small_pieces() {
+    let stream = [b"\r\n", &get(1)[..], b"\r\n\r\n", &get(2)].concat();
+    for cut in 1..stream.len() {
+        let mut bench = Bench::new(Limits::default());
+        // A keep-alive probe.
+        bench.push(segment(6, b"\0"));
+        for (n, piece) in stream.chunks(cut).enumerate() {
+            bench.push(segment(7 + (n * cut) as u32, piece));
+        }
+        bench.wait(3 * SECOND);
+        assert_eq!(bench.found, ["/1 ", "/2 "], "{cut}");
+        assert_eq!(bench.count(EdgeEvent::Unaligned), 0);
+    }
+}
+
+#[test]
+fn the_end_of_a_body_is_no_part_of_a_method() {
+    let mut bench = Bench::new(Limits::default());
+    bench.push(segment(7, b"1234"));
+    bench.push(segment(11, &get(1)));
+    bench.wait(3 * SECOND);
+    bench.finish();
+    assert_eq!(bench.found, Vec::<String>::new());
+}
+
+#[test]
 fn a_body_that_looks_like_a_request_is_not_joined() {
     let mut bench = Bench::new(Limits::default());
     bench.push(segment(7, b"the end of a body"));
