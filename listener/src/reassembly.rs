@@ -7,10 +7,12 @@
 //! Nothing here opens a socket or reads a clock.
 
 mod answers;
+mod begin;
 mod earlier;
 mod flow;
 mod pace;
 mod pending;
+mod place;
 mod stream;
 mod table;
 

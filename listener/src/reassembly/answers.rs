@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 use reprise_traffic::Answer;
 use reprise_traffic::exchange::Captured;
 
-use super::pending::{Evidence, Moment, Pending};
-use super::stream::{PLAUSIBLE, is_plausible, place_near, start_place};
+use super::begin::Evidence;
+use super::pending::{Moment, Pending};
+use super::place::{PLAUSIBLE, is_plausible, place_near, start_place};
 use crate::http::{AfterAnswerGap, AnswerParser, Arrival, Asked, Verdict};
 use crate::packet::Segment;
 

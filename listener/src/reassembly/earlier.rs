@@ -3,7 +3,7 @@
 //! What enters: the numbers that one had, when the next begins. What leaves: whether a segment is one of theirs that comes
 //! late. What may be lost: all but the last few.
 
-use super::stream::PLAUSIBLE;
+use super::place::{PLAUSIBLE, distance};
 
 /// How many are remembered: a late packet is late by milliseconds.
 const REMEMBERED: usize = 4;
@@ -71,11 +71,6 @@ impl Past {
         let length = length.min(PLAUSIBLE as u32);
         self.last.wrapping_sub(sequence) <= length
     }
-}
-
-/// How far two sequence numbers lie apart.
-pub(super) fn distance(a: u32, b: u32) -> u32 {
-    a.wrapping_sub(b).min(b.wrapping_sub(a))
 }
 
 #[cfg(test)]

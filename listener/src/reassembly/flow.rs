@@ -249,9 +249,9 @@ impl Flow {
         let first = segment.sequence.wrapping_add(u32::from(segment.syn));
         let end = first.wrapping_add(segment.payload.len() as u32);
         if is_interim(segment.payload) {
-            self.requests.expect_body_behind(end);
+            self.requests.received().expect_body_behind(end);
         } else if let Some(number) = segment.acknowledgment {
-            self.requests.hear(end, number);
+            self.requests.received().hear(end, number);
         }
     }
 

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use super::begin::Evidence;
+
 /// What an entry costs besides its bytes: its node in the tree, its allocation's header.
 const OVERHEAD: usize = 96;
 
@@ -14,18 +16,6 @@ pub(super) struct Moment {
     /// Unix nanoseconds.
     pub(super) ns: u64,
     pub(super) acknowledged: Option<u32>,
-}
-
-/// Whether a request begins at a segment's first byte, for all that is known without the bytes before.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Evidence {
-    /// Nothing says so.
-    #[default]
-    None,
-    /// Yes, if the bytes right before it were seen: its sender had received more since.
-    BehindSeen,
-    /// Yes.
-    Certain,
 }
 
 /// A run of bytes.

@@ -3,12 +3,12 @@
 //! What enters: its segments as captured, the news that a hole won't be filled, what the server answered to a request
 //! for a tunnel, its end. What leaves: the events of its [`RequestParser`].
 //! What may be lost: requests that lack a byte; all until the next place where a request certainly begins.
-//!
-//! Places in the stream are 64-bit numbers whose low half is the TCP sequence number, so nothing wraps.
 
-use super::earlier::{Earlier, Past, distance};
+use super::begin::{Evidence, Received, first_begin, is_request_in_pieces};
+use super::earlier::{Earlier, Past};
 use super::pace::Pace;
-use super::pending::{Evidence, Moment, Pending};
+use super::pending::{Moment, Pending};
+use super::place::{PLAUSIBLE, distance, is_more, is_plausible, place_near, start_place};
 use super::table::Class;
 use crate::edge::{Edge, EdgeEvent};
 use crate::http::{
@@ -16,28 +16,6 @@ use crate::http::{
     request_begin,
 };
 use crate::packet::Segment;
-
-/// A segment that lies farther away belongs to another connection: windows are smaller by far in practice.
-pub(super) const PLAUSIBLE: i64 = 64 << 20;
-
-/// Bytes in which a request line is looked for that comes in many small segments, where the handshake wasn't captured.
-const MAX_FIRST_LINE: usize = 8 * 1024;
-
-/// RFC 9110 §9.3 and RFC 5789.
-const METHODS: [&[u8]; 9] = [
-    b"GET ",
-    b"HEAD ",
-    b"POST ",
-    b"PUT ",
-    b"DELETE ",
-    b"CONNECT ",
-    b"OPTIONS ",
-    b"TRACE ",
-    b"PATCH ",
-];
-
-/// Bytes of a `100 Continue` as servers send it, which no request follows.
-const CONTINUE: u32 = b"HTTP/1.1 100 Continue\r\n\r\n".len() as u32;
 
 /// How far before the first segment seen its SYN may have been overtaken.
 const OVERTAKEN: i64 = 1 << 20;
@@ -54,26 +32,13 @@ pub(super) struct Stream {
     joined: u64,
     /// Place behind the last byte, known once the FIN was seen.
     end: Option<u64>,
-    /// The highest acknowledgement of what the peer sent.
-    acknowledged: Option<u32>,
-    /// Whether that grew since the first segment: a SYN isn't overtaken by a whole exchange.
-    answered: bool,
-    /// The last that the server was heard to say.
-    heard: Option<Heard>,
+    /// What it has received.
+    received: Received,
     /// Where the way is lost, it stays so: see [`Stream::stay_lost`].
     switched: bool,
     pending: Pending,
     pace: Pace,
     earlier: Earlier,
-}
-
-/// Bytes from the server.
-#[derive(Debug, Clone, Copy)]
-struct Heard {
-    /// Number behind the last of them.
-    end: u32,
-    /// What it had received when it sent them first.
-    acknowledged: u32,
 }
 
 #[derive(Debug, Default)]
@@ -142,11 +107,8 @@ impl Stream {
         };
         let begins = matches!(begin, Begin::Yes | Begin::Likely);
         self.take(segment, begins, now_ns, context);
-        if let Some(number) = segment.acknowledgment
-            && self.acknowledges_more(number)
-        {
-            self.answered |= self.acknowledged.is_some();
-            self.acknowledged = Some(number);
+        if let Some(number) = segment.acknowledgment {
+            self.received.acknowledge(number);
         }
     }
 
@@ -160,7 +122,7 @@ impl Stream {
         // Right before the first byte that was seen; or it's ours because nothing says that the connection is old.
         let ahead = self.joined as i64 - self.place(first);
         let overtaken = (0..=OVERTAKEN).contains(&overtaken_by)
-            && (ahead == 0 || ahead > 0 && self.end.is_none() && !self.answered);
+            && (ahead == 0 || ahead > 0 && self.end.is_none() && !self.received.has_grown());
         let anew = match self.position {
             Position::Unknown if self.syn.is_none() => false,
             Position::Lost { hold: true } if overtaken => {
@@ -202,7 +164,7 @@ impl Stream {
         {
             return false;
         }
-        let both = self.acknowledged.zip(segment.acknowledgment);
+        let both = self.received.until().zip(segment.acknowledgment);
         both.is_some_and(|(old, new)| i64::from(distance(old, new)) > PLAUSIBLE)
             && matches!(request_begin(segment.payload), Begin::Yes | Begin::Likely)
             && !self.earlier.had(segment.sequence)
@@ -214,7 +176,7 @@ impl Stream {
         let past = Past {
             first: self.syn.unwrap_or((self.joined as u32).wrapping_sub(1)),
             last: last.max(self.end.map_or(0, |end| end + 1)) as u32,
-            acknowledged: self.acknowledged,
+            acknowledged: self.received.until(),
         };
         self.end_with(Incomplete::ClosedEarly, context);
         let mut earlier = std::mem::take(&mut self.earlier);
@@ -230,22 +192,13 @@ impl Stream {
         !self.is_next(segment)
             && segment.acknowledgment.is_some_and(|number| {
                 self.earlier
-                    .claim(segment.sequence, number, self.acknowledged)
+                    .claim(segment.sequence, number, self.received.until())
             })
     }
 
-    /// The peer sent bytes up to a sequence number, having received what it acknowledges.
-    pub(super) fn hear(&mut self, end: u32, acknowledged: u32) {
-        if self.heard.is_none_or(|heard| is_more(end, heard.end)) {
-            self.heard = Some(Heard { end, acknowledged });
-        }
-    }
-
-    /// The peer sent an interim answer up to a sequence number. Who acknowledges that goes on with a body.
-    pub(super) fn expect_body_behind(&mut self, number: u32) {
-        if self.acknowledged.is_some() && self.acknowledges_more(number) {
-            self.acknowledged = Some(number);
-        }
+    /// What the client has received, for the server's side to tell what it says.
+    pub(super) fn received(&mut self) -> &mut Received {
+        &mut self.received
     }
 
     /// Number of the SYN, if it was seen.
@@ -256,7 +209,7 @@ impl Stream {
     /// True when the SYN is all that was seen.
     pub(super) fn is_just_opened(&self) -> bool {
         let first = self.syn.map(|syn| start_place(syn.wrapping_add(1)));
-        first == Some(self.next) && !self.has_hole() && self.acknowledged.is_none()
+        first == Some(self.next) && !self.has_hole() && self.received.until().is_none()
     }
 
     /// Whether the server's SYN acknowledges this direction's, and perhaps data that came with it (RFC 7413 §3).
@@ -448,11 +401,6 @@ impl Stream {
         segment.sequence == self.next as u32 && !segment.syn
     }
 
-    fn acknowledges_more(&self, number: u32) -> bool {
-        self.acknowledged
-            .is_none_or(|before| is_more(number, before))
-    }
-
     fn start_at(&mut self, sequence: u32) {
         self.next = start_place(sequence);
         self.joined = self.next;
@@ -510,7 +458,7 @@ impl Stream {
         let start = place as u64;
         let end = start + segment.payload.len() as u64;
         let evidence = match (begins, segment.acknowledgment) {
-            (true, Some(number)) => self.evidence(start, number),
+            (true, Some(number)) => self.received.evidence(start, number),
             _ => Evidence::None,
         };
         let begins = self.begins_at(start, evidence);
@@ -551,28 +499,6 @@ impl Stream {
         }
     }
 
-    /// What says that a request begins with the segment at `start`, which looks like one and acknowledges `number`.
-    ///
-    /// Bodies hold what looks like requests too. But a client that waits for each answer has sent a request whole when it
-    /// receives the answer, which the server sent when it had received all up to the request's end. So the bytes that are
-    /// acknowledged here for the first time have to be those that the server said when it had all up to here. Where the
-    /// server isn't heard, they may be the answer to a request before the one whose head was lost, and the segment a part
-    /// of its body; that is ruled out only if the bytes right before were seen, acknowledging less.
-    fn evidence(&self, start: u64, number: u32) -> Evidence {
-        let Some(before) = self.acknowledged else {
-            return Evidence::None;
-        };
-        match self.heard {
-            _ if !self.acknowledges_more(number) => Evidence::None,
-            Some(heard) if heard.end == number => match heard.acknowledged == start as u32 {
-                true => Evidence::Certain,
-                false => Evidence::None,
-            },
-            _ if number.wrapping_sub(before) == CONTINUE => Evidence::None,
-            _ => Evidence::BehindSeen,
-        }
-    }
-
     /// Whether a request begins with the segment at `start`, where the way is lost.
     fn begins_at(&self, start: u64, evidence: Evidence) -> bool {
         match evidence {
@@ -592,30 +518,10 @@ impl Stream {
         }
     }
 
-    /// Whether the first segments, none of which holds a request line, have one between them.
+    /// Whether a request begins at the first byte that is held, and none of the segments showed it by itself.
     fn joined_at_request(&self) -> bool {
-        let Position::Lost { hold: true } = self.position else {
-            return false;
-        };
-        let mut text = Vec::new();
-        let mut end = None;
-        for (place, run) in self.pending.iter() {
-            if end.is_some_and(|end| end != place) || text.len() > MAX_FIRST_LINE {
-                break;
-            }
-            text.extend_from_slice(&run.bytes);
-            while text.starts_with(b"\r\n") {
-                text.drain(..2);
-            }
-            end = Some(place + run.bytes.len() as u64);
-            match first_begin(&text) {
-                // The end of a body and the beginning of a method make up another method.
-                Begin::Yes | Begin::Likely => return METHODS.iter().any(|m| text.starts_with(m)),
-                Begin::No => return false,
-                Begin::Odd | Begin::Unsure => {}
-            }
-        }
-        false
+        matches!(self.position, Position::Lost { hold: true })
+            && is_request_in_pieces(&self.pending)
     }
 
     /// Requests begin at the first byte that is held.
@@ -770,40 +676,4 @@ impl Stream {
         };
         self.pending.clear();
     }
-}
-
-/// Whether a connection's first bytes are the beginning of a request, empty lines before it passed over (RFC 9112 §2.2).
-fn first_begin(bytes: &[u8]) -> Begin {
-    let mut text = bytes;
-    while let Some(rest) = text.strip_prefix(b"\r\n") {
-        text = rest;
-    }
-    match text {
-        b"\r" => Begin::Unsure,
-        text => request_begin(text),
-    }
-}
-
-/// Whether a sequence number lies behind another.
-fn is_more(number: u32, before: u32) -> bool {
-    number.wrapping_sub(before) as i32 > 0
-}
-
-/// Whether a segment may belong to a connection whose next byte and last known byte have these places. A hole that isn't
-/// given up may have more behind it than any window.
-pub(super) fn is_plausible(place: i64, next: u64, seen: u64) -> bool {
-    let ahead = place - next.max(seen) as i64;
-    let behind = next as i64 - place;
-    ahead <= PLAUSIBLE && behind <= PLAUSIBLE
-}
-
-/// Where a connection's first byte is placed: far enough from 0 that no place is negative.
-pub(super) fn start_place(sequence: u32) -> u64 {
-    (1 << 32) + u64::from(sequence)
-}
-
-/// The place of a sequence number near another place.
-pub(super) fn place_near(near: u64, sequence: u32) -> i64 {
-    let ahead = sequence.wrapping_sub(near as u32) as i32;
-    near as i64 + i64::from(ahead)
 }
