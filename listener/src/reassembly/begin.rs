@@ -117,18 +117,6 @@ impl Received {
     }
 }
 
-/// Whether a connection's first bytes are the beginning of a request, empty lines before it passed over (RFC 9112 §2.2).
-pub(super) fn first_begin(bytes: &[u8]) -> Begin {
-    let mut text = bytes;
-    while let Some(rest) = text.strip_prefix(b"\r\n") {
-        text = rest;
-    }
-    match text {
-        b"\r" => Begin::Unsure,
-        text => request_begin(text),
-    }
-}
-
 /// Whether a connection's first segments, none of which holds a request line, have one between them.
 pub(super) fn is_request_in_pieces(first: &Pending) -> bool {
     let mut text = Vec::new();
@@ -138,11 +126,8 @@ pub(super) fn is_request_in_pieces(first: &Pending) -> bool {
             break;
         }
         text.extend_from_slice(&run.bytes);
-        while text.starts_with(b"\r\n") {
-            text.drain(..2);
-        }
         end = Some(place + run.bytes.len() as u64);
-        match first_begin(&text) {
+        match request_begin(&text) {
             // The end of a body and the beginning of a method make up another method.
             Begin::Yes | Begin::Likely => return METHODS.iter().any(|m| text.starts_with(m)),
             Begin::No => return false,

@@ -4,7 +4,7 @@
 //! for a tunnel, its end. What leaves: the events of its [`RequestParser`].
 //! What may be lost: requests that lack a byte; all until the next place where a request certainly begins.
 
-use super::begin::{Evidence, Received, first_begin, is_request_in_pieces};
+use super::begin::{Evidence, Received, is_request_in_pieces};
 use super::earlier::{Earlier, Past};
 use super::pace::Pace;
 use super::pending::{Moment, Pending};
@@ -102,7 +102,6 @@ impl Stream {
         let begin = match self.position {
             // Nothing else decides on the first bytes, so the common case skips the question.
             Position::Following(_) if self.is_next(segment) => Begin::Unsure,
-            Position::Unknown => first_begin(segment.payload),
             _ => request_begin(segment.payload),
         };
         let begins = matches!(begin, Begin::Yes | Begin::Likely);
