@@ -11,7 +11,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 /// More header lines than this are refused; servers refuse at 100 (Apache, Node.js) to 1,000.
-pub const MAX_HEADERS: usize = 1024;
+pub const MAX_HEADERS: usize = 4096;
 
 /// Nearly all heads have fewer header lines, and are read without room for more on the stack.
 pub(crate) const USUAL_HEADERS: usize = 64;
@@ -216,17 +216,23 @@ struct Parts {
 impl Parts {
     /// Finds them in a head, or in what [`masked`] made of it.
     fn of(raw: &[u8]) -> Result<Parts, HeadError> {
-        match Parts::within::<USUAL_HEADERS>(raw) {
-            Err(HeadError::TooManyHeaders) => Parts::within::<MAX_HEADERS>(raw),
+        let mut usual = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+        match Parts::within(&mut usual, raw) {
+            Err(HeadError::TooManyHeaders) => {
+                let mut slots = Vec::with_capacity(MAX_HEADERS);
+                Parts::within(&mut slots.spare_capacity_mut()[..MAX_HEADERS], raw)
+            }
             parts => parts,
         }
     }
 
-    #[inline(never)]
-    fn within<const HEADERS: usize>(raw: &[u8]) -> Result<Parts, HeadError> {
-        let mut slots = [const { MaybeUninit::uninit() }; HEADERS];
+    /// The same with room for so many header lines.
+    fn within<'a>(
+        slots: &mut [MaybeUninit<httparse::Header<'a>>],
+        raw: &'a [u8],
+    ) -> Result<Parts, HeadError> {
         let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(raw, &mut slots) {
+        match request.parse_with_uninit_headers(raw, slots) {
             Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
             Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
             Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
