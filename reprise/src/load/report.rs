@@ -265,6 +265,12 @@ impl fmt::Display for Report {
                 self.filtered, self.recorded
             )?;
         }
+        if self.intended == 0 {
+            writeln!(
+                f,
+                "Nothing was to be sent: the recording, --users, or the target's methods and rules leave nothing over."
+            )?;
+        }
         writeln!(f, "statuses: {}", counts(&self.statuses))?;
         writeln!(
             f,
