@@ -186,6 +186,7 @@ impl Opened {
                 vni: self.settings.vni.iter().copied().collect(),
                 edge: edge.clone(),
                 stop,
+                tells: true,
             },
             pacing: self.settings.pacing,
             users: self.settings.users,

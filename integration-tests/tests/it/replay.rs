@@ -71,7 +71,8 @@ fn each_pace_takes_its_time_and_sends_what_it_should() {
     let dir = tempfile::tempdir().unwrap();
     let short = tape::write(dir.path(), "short.gor", &evenly(21, 50 * MS));
     let hours = tape::write(dir.path(), "hours.gor", &evenly(5, 3_600_000 * MS));
-    let cases: [(&Path, &[&str], &[u64], u64); 8] = [
+    let one = tape::write(dir.path(), "one.gor", &evenly(1, 0));
+    let cases: [(&Path, &[&str], &[u64], u64); 9] = [
         (&short, &[], &[21], 1000),
         (&short, &["--speed", "2"], &[21], 500),
         (&short, &["--rate", "100/s"], &[21], 200),
@@ -85,6 +86,7 @@ fn each_pace_takes_its_time_and_sends_what_it_should() {
         ),
         (&hours, &["--speed", "max"], &[5], 0),
         (&hours, &["--max-gap", "50ms"], &[5], 200),
+        (&one, &["--loop", "500ms"], &[1], 0),
         (
             &hours,
             &["--max-gap", "50ms", "--loop", "300ms"],
@@ -104,10 +106,23 @@ fn each_pace_takes_its_time_and_sends_what_it_should() {
         let came = staging.count() as u64;
         assert!(counts.contains(&came), "{pace:?}: {came}");
         assert_all(&finished, came);
-        let passes = if file == short { 21 } else { 5 };
+        let passes = match file.file_name().unwrap().to_str().unwrap() {
+            "short.gor" => 21,
+            "hours.gor" => 5,
+            _ => 1,
+        };
         let expected: Vec<u64> = (0..came).map(|n| n % passes).collect();
         assert_eq!(ids(&staging.received()), expected, "{pace:?}");
     }
+    // As often as it goes.
+    let staging = staging();
+    let finished = replay(
+        &[&hours],
+        &staging.url(),
+        &["--speed", "max", "--loop", "200ms"],
+    );
+    assert_all(&finished, staging.count() as u64);
+    assert!(staging.count() > 5, "{}", finished.stderr);
 }
 
 /// What is wrong with a file is said with its place, and costs no more than what is wrong.

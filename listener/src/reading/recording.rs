@@ -33,6 +33,8 @@ pub(super) struct Wanted {
     pub(super) vni: VniFilter,
     pub(super) edge: Arc<Edge>,
     pub(super) stop: Arc<Stop>,
+    /// Whether to say what is wrong with a file; it is counted in any case.
+    pub(super) tells: bool,
 }
 
 /// A file or pipe that is being read.
@@ -124,7 +126,9 @@ impl Recording {
             Format::Records(records) => Content::Records(records),
         };
         let file = path.display().to_string();
-        info!(file, "reading");
+        if wanted.tells {
+            info!(file, "reading");
+        }
         Ok(Recording {
             file,
             content,
@@ -225,7 +229,7 @@ impl Recording {
         };
         if let Some(flaw) = flaw {
             self.flaws += 1;
-            if self.flaws <= TOLD {
+            if self.wanted.tells && self.flaws <= TOLD {
                 warn!("{}: {flaw}", self.file);
             }
         }
@@ -243,6 +247,9 @@ impl Recording {
             self.wanted.edge.count(EdgeEvent::Fragments, fragments);
         }
         let (file, requests) = (&self.file, self.requests + self.ready.len() as u64);
+        if !self.wanted.tells {
+            return;
+        }
         if let Some(flaw) = flaw {
             warn!("{file}: {flaw}; what comes before is replayed");
         } else if self.wanted.stop.is_asked() {
