@@ -36,6 +36,7 @@ impl Server {
 
 /// Answers requests until the client goes.
 fn serve(mut stream: &TcpStream, received: &Mutex<Vec<Vec<u8>>>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut raw = Vec::new();
