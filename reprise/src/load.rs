@@ -87,11 +87,12 @@ pub(crate) struct LoadArgs {
     /// Production's pace times this factor: 0.5, 2, 10; or max, as fast as possible [default: 1]
     #[arg(long, value_name = "FACTOR")]
     speed: Option<Speed>,
-    /// Evenly at this rate instead of production's pace: 500/s, 30/m [default: none]
+    /// Evenly at this rate instead of production's pace: 500/s, 30/m; of recorded users, so that --users multiplies it
+    /// [default: none]
     #[arg(long, value_name = "RATE")]
     rate: Option<Rate>,
-    /// At a rate that goes evenly from one to the next, from 0 on: 100/s:1m,1000/s:5m. The recording is read again and
-    /// again until the last stage is over [default: none]
+    /// At a rate that goes evenly from one to the next, from 0 on: 100/s:1m,1000/s:5m; multiplied by --users, too. The
+    /// recording is read again and again until the last stage is over [default: none]
     #[arg(long, value_name = "RATE:TIME", value_delimiter = ',')]
     stages: Vec<Stage>,
     /// Replay so many times, or for so long, as 10m, or forever [default: 1]
@@ -260,7 +261,8 @@ fn how(args: &LoadArgs) -> String {
     let mut how = String::new();
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            how.push_str(&format!(" --{name} {value}"));
+            let space = if how.is_empty() { "" } else { " " };
+            how.push_str(&format!("{space}--{name} {value}"));
         }
     };
     add("speed", args.speed.map(|speed| speed.to_string()));

@@ -236,13 +236,8 @@ fn counts<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} to {}{}",
-            self.recording.join(", "),
-            self.target,
-            self.how
-        )?;
+        let (from, to) = (self.recording.join(", "), &self.target);
+        writeln!(f, "{}", format!("{from} to {to} {}", self.how).trim_end())?;
         if let Some(why) = &self.stopped_by {
             writeln!(f, "Stopped early: {why}")?;
         }
