@@ -44,6 +44,14 @@ impl Nginx {
     /// As [`Nginx::start`].
     pub fn start_recording(place: &Place) -> Result<Nginx> {
         let format = "$remote_addr:$remote_port $status $request_length $request";
+        Nginx::start_logging(place, format)
+    }
+
+    /// The same with a line of one's own (`log_format`).
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn start_logging(place: &Place, format: &str) -> Result<Nginx> {
         Nginx::start_with(place, |prefix, address| {
             configuration(prefix, address, format, "")
         })

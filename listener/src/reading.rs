@@ -82,7 +82,7 @@ impl Settings {
     /// One line that says which settings don't go together.
     pub fn check(&self) -> anyhow::Result<()> {
         if self.files.iter().filter(|file| is_stdin(file)).count() > 1 {
-            bail!("--read -: standard input can be read once only");
+            bail!("standard input (-) can be read once only");
         }
         if self.files.is_empty() && !self.ports.is_empty() {
             bail!("--read-port says what to look for in the files of --read: give one");
@@ -137,7 +137,7 @@ pub fn open(settings: Settings, budget: Arc<Budget>) -> anyhow::Result<Opened> {
         let is_pipe = merge::is_pipe(path)?;
         if is_pipe && settings.pacing.is_repeated() {
             bail!(
-                "--read {}: what comes through a pipe can't be read again",
+                "read {}: what comes through a pipe can't be read again; leave out --loop and --stages",
                 path.display()
             );
         }
@@ -186,6 +186,7 @@ impl Opened {
                 vni: self.settings.vni.iter().copied().collect(),
                 edge: edge.clone(),
                 stop,
+                tells: true,
             },
             pacing: self.settings.pacing,
             users: self.settings.users,

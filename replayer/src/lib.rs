@@ -11,6 +11,7 @@ mod dedup;
 mod take;
 
 mod breaker;
+mod clock;
 mod gate;
 mod measuring;
 mod runner;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
 use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Upstream};
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
+use crate::clock::{Clock, Look};
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Reply};
@@ -31,6 +32,7 @@ pub(crate) struct Desk {
     tally: Arc<Mutex<Tally>>,
     metrics: Metrics,
     schedule: Schedule,
+    clock: Clock,
     room: Room,
     /// Streams so far, to tell relays apart.
     streams: AtomicU64,
@@ -67,6 +69,7 @@ impl Desk {
             tally,
             metrics,
             schedule,
+            clock: Clock::new(),
             room,
             streams: AtomicU64::new(0),
             leaving,
@@ -206,7 +209,7 @@ impl Desk {
     /// # Errors
     /// When a parcel is not for one target, which no relay sends.
     fn take(self: &Arc<Desk>, batch: Batch, outbox: &Arc<Outbox>) -> Result<(), LinkError> {
-        let now = Instant::now();
+        let look = self.clock.look();
         for parcel in batch.parcels {
             let target = parcel.target.ok_or_else(|| {
                 LinkError::Protocol(format!("parcel {} is for no target", parcel.exchange.id))
@@ -224,7 +227,7 @@ impl Desk {
                 Delivery { id, target },
                 mark,
                 in_doubt,
-                now,
+                look,
                 outbox.owe(),
             );
         }
@@ -237,13 +240,16 @@ impl Desk {
         delivery: Delivery,
         settled_below: u64,
         in_doubt: bool,
-        since: Instant,
+        look: Look,
         reply: Reply,
     ) {
         let mut inner = self.lock();
         let runner = inner.runners.get(&delivery.target).cloned();
         let runner = runner.filter(|_| !self.leaving.is_cancelled());
-        match (inner.windows.begin(&delivery, settled_below, since), runner) {
+        match (
+            inner.windows.begin(&delivery, settled_below, look.now),
+            runner,
+        ) {
             // Its first copy is not here. It may be on its way to here, and must not be sent then, or have gone to
             // another replayer.
             (Seen::Never, _) if in_doubt => {
@@ -260,7 +266,7 @@ impl Desk {
                     .due_ns
                     .or_else(|| runner.due_ns(exchange.request.captured_ns));
                 let job = Job {
-                    since: due.map_or(since, |due| instant_of(due, since)),
+                    since: due.map_or(look.now, |due| look.instant_of(due)),
                     is_scheduled: due.is_some(),
                     exchange,
                     ticket: Ticket {
@@ -330,16 +336,6 @@ fn measured(
     measured
         .filter(|(_, measured)| !measured.is_empty())
         .collect()
-}
-
-/// Nobody plans further ahead; clocks that are further apart are wrong.
-const MOST_AHEAD: Duration = Duration::from_secs(10);
-
-/// The instant that another host's clock will show as `due_ns`, by this host's clock; `now` at once where it is past.
-fn instant_of(due_ns: u64, now: Instant) -> Instant {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
-    let until = Duration::from_nanos(due_ns).saturating_sub(clock.unwrap_or_default());
-    now + until.min(MOST_AHEAD)
 }
 
 #[cfg(test)]

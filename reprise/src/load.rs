@@ -13,7 +13,8 @@ mod report;
 mod stop;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,11 +92,12 @@ pub(crate) struct LoadArgs {
     /// Production's pace times this factor: 0.5, 2, 10; or max, as fast as possible [default: 1]
     #[arg(long, value_name = "FACTOR")]
     speed: Option<Speed>,
-    /// Evenly at this rate instead of production's pace: 500/s, 30/m [default: none]
+    /// Evenly at this rate instead of production's pace: 500/s, 30/m; of recorded users, so that --users multiplies it
+    /// [default: none]
     #[arg(long, value_name = "RATE")]
     rate: Option<Rate>,
-    /// At a rate that goes evenly from one to the next, from 0 on: 100/s:1m,1000/s:5m. The recording is read again and
-    /// again until the last stage is over [default: none]
+    /// At a rate that goes evenly from one to the next, from 0 on: 100/s:1m,1000/s:5m; multiplied by --users, too. The
+    /// recording is read again and again until the last stage is over [default: none]
     #[arg(long, value_name = "RATE:TIME", value_delimiter = ',')]
     stages: Vec<Stage>,
     /// Replay so many times, or for so long, as 10m, or forever [default: 1]
@@ -137,6 +139,34 @@ fn connections(text: &str) -> Result<Connections, String> {
     }
 }
 
+/// The file that the report is drawn into.
+struct Page {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl Page {
+    fn create(path: &Path) -> anyhow::Result<Page> {
+        // An earlier report stays until there is a new one.
+        let file = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        Ok(Page {
+            path: path.to_owned(),
+            file: file.with_context(|| format!("write {}", path.display()))?,
+        })
+    }
+
+    fn write(mut self, report: &Report) -> anyhow::Result<()> {
+        let page = page::render(report).context("draw the report")?;
+        let empty = self.file.set_len(0);
+        let written = empty.and_then(|()| self.file.write_all(page.as_bytes()));
+        written.with_context(|| format!("write {}", self.path.display()))
+    }
+}
+
 /// How long the end waits for what is under way, when asked to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -146,6 +176,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Runs a load test.
 pub(crate) async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
     let signal = reprise_node::lifecycle::shutdown_signal()?;
+    // A test may take hours; that its report can't be written is to be known before.
+    let page = args.html.as_deref().map(Page::create).transpose()?;
     let cluster = Cluster::join(&args).await?;
     let sources = sources(&args, &cluster.target)?;
     let collector = Collector::default();
@@ -180,16 +212,15 @@ pub(crate) async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
         stopped_by: stopped_by.clone(),
     };
     let report = Report::new(test, &ended.books, &collector.lock());
-    if let Some(path) = &args.html {
-        let page = page::render(&report).context("draw the report")?;
-        std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
-    }
     match args.json {
         true => println!(
             "{}",
             serde_json::to_string_pretty(&report).context("render the report")?
         ),
         false => print!("{report}"),
+    }
+    if let Some(page) = page {
+        page.write(&report)?;
     }
     let by_rule = stopped_by.is_some_and(|why| why != BY_SIGNAL);
     Ok(match by_rule || ended.unreadable > 0 || !report.balances {
@@ -199,6 +230,9 @@ pub(crate) async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
 }
 
 const BY_SIGNAL: &str = "by a signal";
+
+/// A target that takes everything and does nothing.
+const NOWHERE: &str = "null:";
 
 /// Shows how it goes until the recording is replayed, a rule is broken or somebody asks for the end. Returns why it ended
 /// early.
@@ -240,7 +274,8 @@ fn how(args: &LoadArgs) -> String {
     let mut how = String::new();
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            how.push_str(&format!(" --{name} {value}"));
+            let space = if how.is_empty() { "" } else { " " };
+            how.push_str(&format!("{space}--{name} {value}"));
         }
     };
     add("speed", args.speed.map(|speed| speed.to_string()));
@@ -251,6 +286,11 @@ fn how(args: &LoadArgs) -> String {
     add(
         "users",
         (args.users != Times::default()).then(|| args.users.to_string()),
+    );
+    add(
+        "max-gap",
+        args.max_gap
+            .map(|gap| humantime::format_duration(gap).to_string()),
     );
     how
 }
@@ -308,7 +348,7 @@ struct Cluster {
 
 impl Cluster {
     async fn join(args: &LoadArgs) -> anyhow::Result<Cluster> {
-        let is_url = args.target.contains("://");
+        let is_url = args.target.contains("://") || args.target == NOWHERE;
         if args.etcd.is_empty() {
             if !is_url {
                 bail!(

@@ -7,8 +7,8 @@ use reprise_integration_tests::process::output;
 
 use crate::rig;
 
-const MODES: [&str; 7] = [
-    "run", "listener", "relay", "replayer", "ledger", "inspect", "demo",
+const MODES: [&str; 8] = [
+    "run", "listener", "relay", "replayer", "ledger", "inspect", "load", "demo",
 ];
 
 fn help(mode: Option<&str>) -> String {

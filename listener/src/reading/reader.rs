@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use reprise_traffic::exchange::Captured;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::crowd::{Crowd, Users};
 use super::merge::{self, Files, Merge};
@@ -72,6 +72,8 @@ struct Stage<'a> {
     crowd: Crowd,
     /// When the first request leaves.
     start: Option<Start>,
+    /// When no further one is read, where there is neither a schedule nor an end.
+    until: Option<Instant>,
 }
 
 impl Stage<'_> {
@@ -88,6 +90,9 @@ impl Stage<'_> {
             };
             requests += 1;
             let after = match timetable.next(request.captured_ns) {
+                Leaves::AtOnce if self.until.is_some_and(|until| Instant::now() >= until) => {
+                    return None;
+                }
                 Leaves::AtOnce => Duration::ZERO,
                 Leaves::After(after) => after,
                 Leaves::Over => return None,
@@ -145,10 +150,19 @@ impl Reader {
             reader: self,
             crowd: Crowd::new(self.users.clone(), budget),
             start: None,
+            until: match self.pacing.repeat {
+                Repeat::For(time) => Instant::now().checked_add(time),
+                Repeat::Times(_) | Repeat::Forever => None,
+            },
         };
         let mut passes = 0_u32;
         let unreadable = loop {
-            let mut merge = Merge::new(files.clone(), self.wanted.clone());
+            let wanted = Wanted {
+                // What is to be said of a file was said when it was read first.
+                tells: passes == 0,
+                ..self.wanted.clone()
+            };
+            let mut merge = Merge::new(files.clone(), wanted);
             let requests = stage.pass(&mut merge, &mut timetable);
             passes += 1;
             let is_over = match (requests, self.pacing.repeat) {
@@ -161,10 +175,13 @@ impl Reader {
             if is_over {
                 break merge.unreadable();
             }
-            info!(passes, "reading from the beginning");
+            debug!(passes, "reading from the beginning");
             timetable.begin_again();
         };
         stage.leave(Duration::MAX, 0);
+        if passes > 1 {
+            info!(passes, "read again and again");
+        }
         unreadable
     }
 

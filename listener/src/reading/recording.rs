@@ -33,6 +33,8 @@ pub(super) struct Wanted {
     pub(super) vni: VniFilter,
     pub(super) edge: Arc<Edge>,
     pub(super) stop: Arc<Stop>,
+    /// Whether to say what is wrong with a file; it is counted in any case.
+    pub(super) tells: bool,
 }
 
 /// A file or pipe that is being read.
@@ -72,6 +74,8 @@ fn open(input: impl Read + 'static) -> anyhow::Result<Format> {
         Ok(Format::Capture(CaptureFile::open(stream)?))
     } else if gor::is_recording(&magic) {
         Ok(Format::Records(Box::new(gor::Reader::new(stream))))
+    } else if stream.get_ref().0.get_ref().is_empty() {
+        bail!("it is empty")
     } else {
         bail!("neither a capture (pcap, pcapng) nor a recording (.gor)")
     }
@@ -122,7 +126,9 @@ impl Recording {
             Format::Records(records) => Content::Records(records),
         };
         let file = path.display().to_string();
-        info!(file, "reading");
+        if wanted.tells {
+            info!(file, "reading");
+        }
         Ok(Recording {
             file,
             content,
@@ -176,6 +182,7 @@ impl Recording {
             return Ok(false);
         };
         let max_exchange = self.wanted.reassembly.limits.max_exchange;
+        let (_, at) = records.position();
         let flaw = match records.next_record() {
             Ok(None) => return Ok(false),
             Ok(Some(Err(Skipped { line, at, flaw }))) => {
@@ -186,24 +193,32 @@ impl Recording {
             }
             // What servers answered is not replayed.
             Ok(Some(Ok(record))) if record.kind != Kind::Request => None,
-            Ok(Some(Ok(record))) => match record::request(&record, max_exchange).request {
-                Ok(message) => {
-                    self.ready.push_back(record::captured(&record, message));
-                    None
+            Ok(Some(Ok(record))) => {
+                let line = record.line;
+                let found = record::request(&record, max_exchange);
+                match found.request {
+                    Ok(message) => {
+                        self.ready.push_back(record::captured(&record, message));
+                        found.has_more.then(|| {
+                            self.wanted.edge.count(EdgeEvent::BadRecord, 1);
+                            format!(
+                                "line {line}, byte {at}: what stands behind the record's request is passed over"
+                            )
+                        })
+                    }
+                    Err(unfit) => {
+                        let event = match unfit {
+                            Unfit::Empty => EdgeEvent::BadRecord,
+                            Unfit::For(event) => event,
+                        };
+                        self.wanted.edge.count(event, 1);
+                        Some(format!(
+                            "line {line}, byte {at}: the record is no request to replay: {}",
+                            event.as_str()
+                        ))
+                    }
                 }
-                Err(unfit) => {
-                    let event = match unfit {
-                        Unfit::Empty => EdgeEvent::BadRecord,
-                        Unfit::For(event) => event,
-                    };
-                    self.wanted.edge.count(event, 1);
-                    let line = record.line;
-                    Some(format!(
-                        "line {line}: the record is no request to replay: {}",
-                        event.as_str()
-                    ))
-                }
-            },
+            }
             // Packing that makes no sense, or ends too soon; what comes before it is good.
             Err(error) if is_flaw(&error) => {
                 let (line, at) = records.position();
@@ -214,7 +229,7 @@ impl Recording {
         };
         if let Some(flaw) = flaw {
             self.flaws += 1;
-            if self.flaws <= TOLD {
+            if self.wanted.tells && self.flaws <= TOLD {
                 warn!("{}: {flaw}", self.file);
             }
         }
@@ -232,6 +247,9 @@ impl Recording {
             self.wanted.edge.count(EdgeEvent::Fragments, fragments);
         }
         let (file, requests) = (&self.file, self.requests + self.ready.len() as u64);
+        if !self.wanted.tells {
+            return;
+        }
         if let Some(flaw) = flaw {
             warn!("{file}: {flaw}; what comes before is replayed");
         } else if self.wanted.stop.is_asked() {

@@ -100,10 +100,14 @@ impl Timetable {
     }
 
     /// The recording is at its end, and begins anew. Its first request then follows the last after a pause as long as its
-    /// pauses are on average.
+    /// pauses are on average; where it has none, after a second, or it would begin anew for ever at the same instant.
     pub(super) fn begin_again(&mut self) {
         let gaps = self.in_pass.saturating_sub(1).max(1);
-        self.pass_ns = self.last_ns + (self.last_ns - self.pass_ns) / gaps as f64;
+        let pause = match self.last_ns - self.pass_ns {
+            lasted if lasted > 0.0 => lasted / gaps as f64,
+            _ => SECOND,
+        };
+        self.pass_ns = self.last_ns + pause;
         self.in_pass = 0;
         self.cut_ns = 0.0;
     }
@@ -192,6 +196,22 @@ mod tests {
         }
         table.begin_again();
         assert_eq!(times.map(|at| table.next(at))[3], Leaves::Over);
+    }
+
+    #[test]
+    fn a_recording_without_pauses_begins_anew_once_a_second() {
+        let mut table = Timetable::new(Pacing {
+            repeat: Repeat::For(Duration::from_millis(2500)),
+            ..Pacing::default()
+        });
+        for second in 0..3 {
+            assert_eq!(
+                [7, 7].map(|at| ms(table.next(at))),
+                [second as f64 * 1e3; 2]
+            );
+            table.begin_again();
+        }
+        assert_eq!(table.next(7), Leaves::Over);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn render(report: &Report) -> anyhow::Result<String> {
     )?;
     write!(
         page,
-        "<p>{}{}</p>",
+        "<p>{} {}</p>",
         escape(&report.recording.join(", ")),
         escape(&report.how)
     )?;

@@ -17,6 +17,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
+    began: Instant,
     last: Instant,
 }
 
@@ -32,12 +33,15 @@ impl Progress {
         Progress {
             bar,
             quiet,
+            began: Instant::now(),
             last: Instant::now(),
         }
     }
 
     pub(super) fn show(&mut self, books: &EpochReport, collector: &Collector) {
         let now = Instant::now();
+        // What is recent is five seconds old at most, as is a test that has just begun.
+        let seconds = now.duration_since(self.began).as_secs().clamp(1, 5);
         let line = || {
             let mut collected = collector.lock();
             let recent = collected.recent(now);
@@ -47,7 +51,7 @@ impl Progress {
                 "{} sent of {} read, {}/s, {errors:.1} % errors, p50 {:.1?}, p99 {:.1?}, {} in flight",
                 collected.total.sent,
                 books.captured,
-                recent.sent / 5,
+                recent.sent / seconds,
                 quantile(0.5),
                 quantile(0.99),
                 books.in_flight,

@@ -236,13 +236,8 @@ fn counts<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} to {}{}",
-            self.recording.join(", "),
-            self.target,
-            self.how
-        )?;
+        let (from, to) = (self.recording.join(", "), &self.target);
+        writeln!(f, "{}", format!("{from} to {to} {}", self.how).trim_end())?;
         if let Some(why) = &self.stopped_by {
             writeln!(f, "Stopped early: {why}")?;
         }
@@ -263,6 +258,12 @@ impl fmt::Display for Report {
                 f,
                 "{} of {} recorded are not wanted by the target's rules",
                 self.filtered, self.recorded
+            )?;
+        }
+        if self.intended == 0 {
+            writeln!(
+                f,
+                "Nothing was to be sent: the recording, --users, or the target's methods and rules leave nothing over."
             )?;
         }
         writeln!(f, "statuses: {}", counts(&self.statuses))?;

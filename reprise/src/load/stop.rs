@@ -69,11 +69,16 @@ impl fmt::Display for StopRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = || humantime::format_duration(Duration::from_secs_f64(self.over));
         match self.what {
-            What::ErrorRate => write!(f, "error_rate>{}%", self.over * 100.0),
-            What::Latency(share) => write!(f, "p{}>{}", share * 100.0, time()),
+            What::ErrorRate => write!(f, "error_rate>{}%", percent(self.over)),
+            What::Latency(share) => write!(f, "p{}>{}", percent(share), time()),
             What::Lateness => write!(f, "lateness>{}", time()),
         }
     }
+}
+
+/// A share as it was written: 7, not 7.000000000000001.
+fn percent(share: f64) -> f64 {
+    (share * 1e8).round() / 1e6
 }
 
 impl StopRule {
@@ -119,6 +124,9 @@ mod tests {
         (0..100).for_each(|n| slow.latency.add(Duration::from_millis(n * 6)));
         assert!(rule.broken_by(&slow).unwrap().ends_with("ms"));
         assert_eq!(rule.to_string(), "p99>500ms");
+        for text in ["error_rate>7%", "error_rate>0.1%", "p99.9>2s"] {
+            assert_eq!(text.parse::<StopRule>().unwrap().to_string(), text);
+        }
     }
 
     #[test]
