@@ -21,14 +21,15 @@ another such nginx. CPU time is user and system of all threads of that process a
 file included. Rounds take turns; figures are the rounds' medians, counts their sums. The aim is at least half of wrk's \
 requests for a second of CPU time, and that each arrives once.";
 
-const HEADER: [&str; 10] = [
+const HEADER: [&str; 11] = [
     "who",
     "requests",
     "arrived once",
     "requests/s",
     "µs CPU/request",
+    "× wrk",
     "requests/CPU-second",
-    "÷ wrk",
+    "share of wrk's (aim: 0.5)",
     "connections",
     "bytes/request",
     "resident",
@@ -133,8 +134,10 @@ impl Served {
             let (connection, length, path) = (next()?, next()?, next()?);
             connections.insert(connection);
             bytes += length.parse::<usize>().context("length in the log")?;
-            let number = number(path).with_context(|| format!("log has {record:?}"))?;
-            *times.entry(number).or_default() += 1;
+            // One that is cut off at the end has no path.
+            if let Some(number) = number(path) {
+                *times.entry(number).or_default() += 1;
+            }
         }
         let once = times.values().filter(|times| **times == 1).count();
         Ok(Served {
@@ -170,8 +173,11 @@ impl Figures {
             wrk.map_or("–".to_owned(), |_| thousands(self.once)),
             thousands(middle(&self.per_second) as u64),
             format!("{:.2}", middle(&self.micros)),
+            ratio(middle(&self.micros), wrk.map(|wrk| middle(&wrk.micros))),
             thousands(self.per_cpu() as u64),
-            ratio(self.per_cpu(), wrk.map(Figures::per_cpu)),
+            wrk.map_or("–".to_owned(), |wrk| {
+                format!("{:.2}", self.per_cpu() / wrk.per_cpu())
+            }),
             format!("{:.0}", middle(&self.connections)),
             self.bytes.to_string(),
             mib(self.memory.resident),
@@ -207,6 +213,7 @@ mod tests {
             bytes: 241,
         };
         assert_eq!(Served::of(&lines.map(str::to_owned)).unwrap(), expected);
-        assert!(Served::of(&["1 240 /".to_owned()]).is_err());
+        assert_eq!(Served::of(&["1 240 ".to_owned()]).unwrap().once, 0);
+        assert!(Served::of(&["1 240".to_owned()]).is_err());
     }
 }
