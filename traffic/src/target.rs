@@ -5,6 +5,8 @@
 //! honoured to the letter is refused with one line that says what and where.
 
 mod destination;
+mod endpoint;
+mod file;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +23,10 @@ use crate::rules::{HeaderRule, Rules, Share};
 use crate::session::SessionKey;
 
 pub use destination::Destination;
+pub use endpoint::Endpoint;
+pub use file::TargetsFile;
+
+use file::parse_yaml;
 
 /// `TEAM/NAME`, each of letters, digits, `.`, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -394,82 +400,6 @@ impl TargetDocument {
     }
 }
 
-/// Where an address of a target leads, taken from its URL.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// True for https.
-    pub tls: bool,
-    /// Name or address, an IPv6 one without its brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// The path that goes in front of each request's: empty, or begins with a slash and ends without one.
-    pub base: String,
-}
-
-impl Endpoint {
-    /// Reads `http://host[:port][/base/path]`.
-    ///
-    /// # Errors
-    /// One line that says what a URL should look like.
-    pub fn parse(url: &str) -> Result<Endpoint, String> {
-        let wrong = |what: &str| {
-            format!(
-                "url {url:?}: {what}; write http://HOST[:PORT][/PATH], or file:///PATH to record"
-            )
-        };
-        let uri: http::Uri = url.parse().map_err(|_| wrong("not a URL"))?;
-        let tls = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(wrong("the scheme is neither http nor https")),
-        };
-        let authority = uri.authority().ok_or_else(|| wrong("no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(wrong("user and password don't belong in it"));
-        }
-        // The parser takes a fragment off without a word.
-        if uri.query().is_some() || url.contains('#') {
-            return Err(wrong("a query or fragment doesn't belong in it"));
-        }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
-        if host.is_empty() {
-            return Err(wrong("no host"));
-        }
-        let port = match authority.as_str().strip_prefix(authority.host()) {
-            Some("") => [80, 443][usize::from(tls)],
-            Some(port) => port
-                .strip_prefix(':')
-                .and_then(|port| port.parse().ok())
-                .filter(|port| *port > 0)
-                .ok_or_else(|| wrong("not a port"))?,
-            None => return Err(wrong("not a host and port")),
-        };
-        Ok(Endpoint {
-            tls,
-            host: host.to_owned(),
-            port,
-            base: uri.path().trim_end_matches('/').to_owned(),
-        })
-    }
-
-    /// What its Host header says: the port only where it isn't the scheme's own.
-    pub fn host_header(&self) -> String {
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
-        match (self.tls, self.port) {
-            (false, 80) | (true, 443) => host,
-            (_, port) => format!("{host}:{port}"),
-        }
-    }
-}
-
 /// A checked document: ready to route by and to send to.
 #[derive(Debug)]
 pub struct Target {
@@ -526,73 +456,6 @@ impl Target {
             Destination::Recording(_) | Destination::Nowhere => None,
         }
     }
-}
-
-/// The targets of a file: `targets:` with a document for each `TEAM/NAME`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TargetsFile {
-    /// By `TEAM/NAME`.
-    pub targets: BTreeMap<String, TargetDocument>,
-}
-
-impl TargetsFile {
-    /// Reads and checks a whole file; one bad document refuses it all, so that a typing error changes nothing.
-    ///
-    /// # Errors
-    /// One line with the place in the text, or the name of the target that is wrong.
-    pub fn parse(file: &str, text: &str, revision: u64) -> Result<Vec<Target>, TargetError> {
-        let parsed: TargetsFile = parse_yaml(text).map_err(|reason| TargetError {
-            place: format!("file {file}"),
-            reason,
-        })?;
-        let checked = parsed
-            .targets
-            .into_iter()
-            .map(|(name, document)| Target::new(TargetName::new(&name)?, revision, document));
-        let checked: Result<Vec<Target>, TargetError> = checked.collect();
-        checked.map_err(|error| TargetError {
-            place: format!("file {file}, {}", error.place),
-            ..error
-        })
-    }
-}
-
-fn parse_yaml<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        let at = error.location().map(|at| (at.line(), at.column()));
-        let message = error.without_snippet().to_string();
-        let mut what = message
-            .lines()
-            .next()
-            .unwrap_or("not a document")
-            .trim()
-            .to_owned();
-        if let Some((line, column)) = at {
-            let place = format!("line {line}, column {column}");
-            // Some of its messages say where, others don't; none says which key.
-            if !what.contains(&place) {
-                what = format!("{place}: {what}");
-            }
-            let entry = entry_at(text, line as usize, column as usize);
-            if let Some(entry) = entry.filter(|entry| !what.contains(entry)) {
-                what = format!("{what}: {entry}");
-            }
-        }
-        what
-    })
-}
-
-/// The `key: value` that stands there, as far as one line shows it.
-fn entry_at(text: &str, line: usize, column: usize) -> Option<&str> {
-    let line = text.lines().nth(line.checked_sub(1)?)?;
-    let (at, _) = line.char_indices().nth(column.checked_sub(1)?)?;
-    let start = line[..at].rfind(['{', ',', '[']).map_or(0, |at| at + 1);
-    let end = line[at..]
-        .find([',', '}', ']'])
-        .map_or(line.len(), |end| at + end);
-    let entry = line[start..end].trim();
-    (entry.len() <= 100 && entry.contains(':')).then_some(entry)
 }
 
 #[cfg(test)]
@@ -690,35 +553,6 @@ mod tests {
             "client",
         ] {
             assert!(!json.contains(key), "{key}: {json}");
-        }
-    }
-
-    #[test]
-    fn endpoints() {
-        let endpoint = Endpoint::parse("http://[::1]:8080").unwrap();
-        assert_eq!((endpoint.host.as_str(), endpoint.port), ("::1", 8080));
-        assert_eq!(endpoint.host_header(), "[::1]:8080");
-        assert_eq!(Endpoint::parse("https://h").unwrap().host_header(), "h");
-        for (url, base) in [
-            ("http://h", ""),
-            ("http://h/", ""),
-            ("http://h//", ""),
-            ("http://h:1/a//b%20/", "/a//b%20"),
-        ] {
-            assert_eq!(Endpoint::parse(url).unwrap().base, base, "{url}");
-        }
-        for url in [
-            "h",
-            "http://",
-            "http://h:0",
-            "http://h:x",
-            "http://u:p@h",
-            "http://h/a?b",
-            "http://h/a#b",
-            "http://h/a b",
-            "",
-        ] {
-            assert!(Endpoint::parse(url).is_err(), "{url}");
         }
     }
 
