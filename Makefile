@@ -18,7 +18,7 @@ lint:
 	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets --target-dir target -- -D warnings
 	cargo deny check bans licenses sources
 
-# What capture costs on this machine, as root, into bench/RESULTS.md; ARGS=--quick, or ARGS='--only cost,latency'.
+# What capture and replay cost on this machine, as root, into bench/RESULTS.md; ARGS=--quick, or ARGS='--only cost,latency'.
 bench:
 	@deploy/setup.sh bench
 	cargo build --release --bin reprise

@@ -21,7 +21,7 @@ needs=(
     openssl:openssl
     ca-certificates:/etc/ssl/certs/ca-certificates.crt
 )
-[[ ${1:-} == bench ]] && needs+=(ethtool:ethtool)
+[[ ${1:-} == bench ]] && needs+=(ethtool:ethtool wrk:wrk)
 # The library of the fuzz targets is C++.
 [[ ${1:-} == lint ]] && needs+=(g++:c++)
 # Daemons that Debian starts on installation; we start our own on ports of our own.

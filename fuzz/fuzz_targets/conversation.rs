@@ -36,6 +36,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let length = usize::from(input.byte());
     let mut schedule = Schedule::new(input.take(length));
+    schedule.garbled = options & 64 != 0;
     let conversation = Conversation::new(input.rest(), first, fin);
     let settings = |answers| Settings {
         limits: Limits {

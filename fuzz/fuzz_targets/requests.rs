@@ -10,11 +10,13 @@ use reprise_listener::http::{
     Arrival, Event, Incomplete, MAX_HEAD, RequestParser, Switching, Verdict,
 };
 use reprise_traffic::framing::MAX_TRAILERS;
+use reprise_traffic::head::MAX_HEADERS;
 
 const MAX_EXCHANGE: usize = 2000;
 
 /// A head, a body of which more room was made than it takes (16 KiB at first), trailers, and what indexes them.
-const MAX_HELD: usize = 2 * MAX_HEAD + 16 * 1024 + 2 * MAX_EXCHANGE + 2 * MAX_TRAILERS + 4096;
+const MAX_HELD: usize =
+    2 * MAX_HEAD + 16 * 1024 + 2 * MAX_EXCHANGE + 2 * MAX_TRAILERS + 16 * MAX_HEADERS;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);

@@ -4,7 +4,8 @@
 //! What enters: what both sent, in turns, and a schedule. What leaves: what a reassembler makes of either capture.
 //! What may be lost: nothing, unless the schedule is told to drop segments.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -42,6 +43,8 @@ pub struct Schedule<'a> {
     steps: &'a [u8],
     /// Whose segments may be lost.
     pub losses: Losses,
+    /// Whether bytes that come again differ.
+    pub garbled: bool,
 }
 
 /// Whose segments may be lost.
@@ -97,7 +100,7 @@ struct Piece<'a> {
     acknowledgment: Option<u32>,
     syn: bool,
     fin: bool,
-    payload: &'a [u8],
+    payload: Cow<'a, [u8]>,
 }
 
 impl<'a> Conversation<'a> {
@@ -139,7 +142,7 @@ impl<'a> Conversation<'a> {
                 acknowledgment: Some(next[peer]),
                 syn: false,
                 fin: false,
-                payload: turn,
+                payload: Cow::Borrowed(*turn),
             };
             steps.cut(&whole, &mut pieces);
             next[own] = next[own].wrapping_add(turn.len() as u32);
@@ -152,13 +155,16 @@ impl<'a> Conversation<'a> {
                 acknowledgment: Some(next[1 - side]),
                 syn: false,
                 fin: true,
-                payload: &[],
+                payload: Cow::Borrowed(&[]),
             };
             if self.fin[side] {
                 steps.add(fin, &mut pieces);
             }
         }
         pieces.sort_by_key(|piece| piece.time);
+        if schedule.garbled {
+            garble(&mut pieces);
+        }
         capture(&pieces, settings)
     }
 
@@ -171,7 +177,7 @@ impl<'a> Conversation<'a> {
             acknowledgment,
             syn: true,
             fin: false,
-            payload: &[],
+            payload: Cow::Borrowed(&[]),
         };
         vec![
             syn(true, client, None),
@@ -186,6 +192,7 @@ impl<'a> Schedule<'a> {
         Schedule {
             steps,
             losses: Losses::None,
+            garbled: false,
         }
     }
 }
@@ -269,8 +276,22 @@ impl Steps<'_> {
 fn piece_of<'a>(whole: &Piece<'a>, from: usize, to: usize) -> Piece<'a> {
     Piece {
         sequence: whole.sequence.wrapping_add(from as u32),
-        payload: &whole.payload[from..to],
+        payload: Cow::Owned(whole.payload[from..to].to_vec()),
         ..whole.clone()
+    }
+}
+
+/// Changes all bytes that came before: the first copy counts.
+fn garble(pieces: &mut [Piece<'_>]) {
+    let mut seen = BTreeSet::new();
+    for piece in pieces {
+        let first = piece.sequence.wrapping_add(u32::from(piece.syn));
+        let numbers = (0..).map(|n| first.wrapping_add(n));
+        for (byte, number) in piece.payload.to_mut().iter_mut().zip(numbers) {
+            if !seen.insert((piece.from_client, number)) {
+                *byte = b'\n';
+            }
+        }
     }
 }
 
@@ -317,7 +338,7 @@ impl Piece<'_> {
             syn: self.syn,
             fin: self.fin,
             rst: false,
-            payload: self.payload,
+            payload: &self.payload,
             missing: 0,
         }
     }

@@ -54,7 +54,7 @@ pub enum EdgeEvent {
     RefusedMalformedHead,
     /// Requests with a line of the head that ends in a bare LF.
     RefusedBareLineFeed,
-    /// Requests with a head over 64 KiB.
+    /// Requests with a head over 256 KiB.
     RefusedHeadTooLarge,
     /// Requests with too many header lines.
     RefusedTooManyHeaders,

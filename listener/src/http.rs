@@ -23,8 +23,8 @@ pub(crate) use head_scan::{Begin, request_begin};
 use head_scan::{HeadScan, MAX_METHOD, Scan};
 use partial::{Fate, Judged, Partial, PartialHead, Rest, may_switch};
 
-/// A longer head is refused. Servers refuse at 8 KiB (Apache) to 32 KiB (nginx).
-pub const MAX_HEAD: usize = 64 * 1024;
+/// A longer head is refused. Servers refuse at 8 KiB (Apache, for each line) to 32 KiB (nginx) unless they are told otherwise.
+pub const MAX_HEAD: usize = 256 * 1024;
 
 /// What is known about a connection after a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -373,7 +373,10 @@ impl RequestParser {
             return Err(self.not_a_request(Refusal::MalformedHead));
         }
         if partial.bytes.len() > MAX_HEAD {
-            return Err(self.not_a_request(Refusal::HeadTooLarge));
+            return Err(match partial.judged {
+                Judged::Line => Refusal::HeadTooLarge,
+                Judged::Nothing | Judged::Method => self.not_a_request(Refusal::HeadTooLarge),
+            });
         }
         match scan {
             Scan::More => return Ok(taken),

@@ -414,7 +414,7 @@ mod tests {
         let (parcels, _) = intake.take(StreamId(1), 1, all);
         let end = |parcel: &Parcel| Settlement {
             id: parcel.exchange.id.clone(),
-            outcomes: Vec::new(),
+            outcomes: Default::default(),
         };
         let ends: Vec<Settlement> = parcels.iter().map(end).collect();
         intake.settle(&ends);

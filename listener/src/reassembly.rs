@@ -7,9 +7,12 @@
 //! Nothing here opens a socket or reads a clock.
 
 mod answers;
+mod begin;
+mod earlier;
 mod flow;
 mod pace;
 mod pending;
+mod place;
 mod stream;
 mod table;
 
@@ -23,7 +26,7 @@ use crate::edge::{Edge, EdgeEvent};
 use crate::http::{Begin, Incomplete, request_begin};
 use crate::packet::Segment;
 use crate::shed::Shed;
-use flow::{Flow, Surroundings, Way};
+use flow::{Flow, Roles, Surroundings, Way};
 use table::{Class, Id, Key, Table};
 
 /// Bounds of one [`Reassembler`].
@@ -237,20 +240,20 @@ impl Reassembler {
         if segment.rst || (segment.payload.is_empty() && !segment.syn) {
             return None;
         }
-        let (way, certain) = self.guess_way(segment)?;
+        let (way, roles) = self.guess_way(segment)?;
         self.make_room(sink);
         let id = self.table.insert(key, self.now_ns);
         self.hold(SLOT);
         let client_first = source_first == (way == Way::ToServer);
         let answers = self.answers;
         self.with(id, sink, |flow, _| {
-            flow.begin(client_first, certain, answers);
+            flow.begin(client_first, roles, answers);
         });
         Some((id, way))
     }
 
-    /// Which way the first segment of a connection goes, and whether that is certain. None when it is of no interest.
-    fn guess_way(&self, segment: &Segment<'_>) -> Option<(Way, bool)> {
+    /// Which way the first segment of a connection goes, and how certain that is. None when it is of no interest.
+    fn guess_way(&self, segment: &Segment<'_>) -> Option<(Way, Roles)> {
         let to_server = self.ports.contains(segment.destination.port());
         let to_client = self.ports.contains(segment.source.port());
         if segment.syn {
@@ -258,15 +261,17 @@ impl Reassembler {
                 None => (Way::ToServer, to_server),
                 Some(_) => (Way::ToClient, to_client),
             };
-            return wanted.then_some((way, true));
+            return wanted.then_some((way, Roles::Certain));
         }
         match (to_server, to_client) {
-            (true, false) => Some((Way::ToServer, true)),
-            (false, true) => Some((Way::ToClient, true)),
+            (true, false) => Some((Way::ToServer, Roles::Certain)),
+            (false, true) => Some((Way::ToClient, Roles::Certain)),
             (false, false) => None,
             (true, true) => Some(match request_begin(segment.payload) {
-                Begin::No if segment.payload.starts_with(b"HTTP/1.") => (Way::ToClient, false),
-                _ => (Way::ToServer, false),
+                Begin::No if segment.payload.starts_with(b"HTTP/1.") => {
+                    (Way::ToClient, Roles::Guessed)
+                }
+                _ => (Way::ToServer, Roles::Guessed),
             }),
         }
     }

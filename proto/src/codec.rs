@@ -169,7 +169,7 @@ mod tests {
                     epoch: epoch.clone(),
                     sequence: sequence as u64,
                 },
-                outcomes: vec![(name.clone(), *end)],
+                outcomes: [(name.clone(), *end)].into(),
             })
             .collect();
         let wire = encode_settled(&settlements);

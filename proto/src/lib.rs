@@ -24,7 +24,7 @@ mod stream;
 pub use budget::{Budget, Claim};
 pub use client::{ConnectError, connect};
 pub use message::{
-    Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
+    Batch, Delivery, Downstream, Hello, LinkError, Outcomes, Parcel, Settlement, Upstream, Welcome,
 };
 pub use pace::Pace;
 pub use server::{Server, serve};

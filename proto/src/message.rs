@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reprise_traffic::{Disposition, Epoch, Exchange, ExchangeId, Measured, Target, TargetName};
+use smallvec::SmallVec;
 
 use crate::budget::Claim;
 
@@ -65,8 +66,11 @@ pub struct Settlement {
     /// Which exchange.
     pub id: ExchangeId,
     /// Its end for each target.
-    pub outcomes: Vec<(TargetName, Disposition)>,
+    pub outcomes: Outcomes,
 }
+
+/// Ends for targets; most exchanges are for one, whose end needs no memory of its own.
+pub type Outcomes = SmallVec<[(TargetName, Disposition); 1]>;
 
 /// One exchange's way to one target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -91,7 +91,7 @@ async fn settle(inlet: Inlet) {
             next += 1;
             settled.push(Settlement {
                 id: id.clone(),
-                outcomes: Vec::new(),
+                outcomes: Default::default(),
             });
         }
         up.send(Upstream::Settled(settled)).await.unwrap();

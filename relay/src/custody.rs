@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use reprise_proto::{Budget, Claim, Delivery, Parcel, Settlement};
+use reprise_proto::{Budget, Claim, Delivery, Outcomes, Parcel, Settlement};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, DropReason, Exchange, ExchangeId, Fault, Target, TargetName};
 use tokio::sync::Notify;
@@ -34,7 +34,7 @@ struct Inner {
 struct Pending {
     /// Deliveries without an answer.
     left: usize,
-    outcomes: Vec<(TargetName, Disposition)>,
+    outcomes: Outcomes,
     /// Gives the memory back when the exchange is settled.
     _claim: Claim,
 }
@@ -67,7 +67,7 @@ impl Custody {
             None => self.budget.claim(size).await,
         };
         let id = parcel.exchange.id.clone();
-        let outcomes = Vec::with_capacity(targets.len());
+        let outcomes = Outcomes::with_capacity(targets.len());
         let pending = Pending {
             left: targets.len(),
             outcomes,
@@ -77,7 +77,7 @@ impl Custody {
         if pending.left == 0 {
             inner.settled.push(Settlement {
                 id,
-                outcomes: Vec::new(),
+                outcomes: Outcomes::new(),
             });
             drop(inner);
             self.changed.notify_one();

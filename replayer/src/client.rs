@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use reprise_node::LogLimit;
 use reprise_traffic::measure::Cause;
-use reprise_traffic::target::{Endpoint, Target, TargetName};
+use reprise_traffic::target::{Connections, Endpoint, Target, TargetName};
 use reprise_traffic::{Disposition, Exchange, ExchangeId, Fault};
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -86,6 +86,7 @@ pub struct TargetClient {
     endpoint: Endpoint,
     /// That are followed.
     redirects: u32,
+    connections: Connections,
     retries: Option<Retries>,
     /// Kinds of errors that were logged since the last answer, a bit for each.
     logged: AtomicU32,
@@ -113,15 +114,16 @@ impl TargetClient {
             timeout: target.document.timeout,
             endpoint: endpoint.clone(),
             redirects: target.document.redirects,
+            connections: target.document.connections,
             retries: Retries::new(&target.document),
             logged: AtomicU32::new(0),
             unsendable: LogLimit::every(UNSENDABLE_EVERY),
         })
     }
 
-    /// Sends one exchange and reads the whole answer, following redirects. Each attempt is bounded by the target's
+    /// Sends one exchange of a session and reads the whole answer, following redirects. Each attempt is bounded by the target's
     /// `timeout`, and by its `connect_timeout` before that where it needs a new connection. Must be called on a tokio runtime.
-    pub async fn send(&self, exchange: &Exchange) -> Delivery {
+    pub async fn send(&self, exchange: &Exchange, session: u64) -> Delivery {
         let is_safe = exchange.request.head.is_safe();
         let mut outgoing = match self.rewriter.rewrite(exchange) {
             Ok(outgoing) => outgoing,
@@ -132,6 +134,7 @@ impl TargetClient {
                 return Failure::before_sending(SendError::Unsendable(error)).delivery(is_safe, 0);
             }
         };
+        outgoing.session = (self.connections == Connections::PerSession).then_some(session);
         let method = exchange.request.head.method();
         let redirects = if is_safe { self.redirects } else { 0 };
         let mut attempts = 0;
@@ -204,7 +207,11 @@ impl TargetClient {
         attempts: &mut u32,
     ) -> Result<Delivered, Failure> {
         *attempts += 1;
-        let idle = (!outgoing.alone).then(|| self.pool.take(is_safe)).flatten();
+        let idle = match outgoing.session {
+            _ if outgoing.alone => None,
+            None => self.pool.take(is_safe),
+            Some(session) => self.pool.take_own(session, is_safe),
+        };
         let Some(connection) = idle else {
             return self.attempt_anew(outgoing, method).await;
         };
@@ -250,7 +257,10 @@ impl TargetClient {
             (Ok(()), Some(status)) => {
                 if !outgoing.alone && trip.leaves_connection_usable() {
                     connection.rest(trip.response());
-                    self.pool.put(connection);
+                    match outgoing.session {
+                        None => self.pool.put(connection),
+                        Some(session) => self.pool.put_own(session, connection),
+                    }
                 }
                 let redirect = trip.response().redirect().cloned();
                 Ok(Delivered {

@@ -57,7 +57,7 @@ pub use recording::{OpenError, RecordingError, check_recording};
 pub use run::run;
 pub use tls::TlsError;
 
-use crate::metrics::{Answers, Breakers, Latencies};
+use crate::metrics::Metrics;
 use crate::schedule::Schedule;
 use crate::sessions::Room;
 use crate::take::Desk;
@@ -90,11 +90,7 @@ impl Replayer {
     ) -> io::Result<Replayer> {
         let tally: Arc<Mutex<Tally>> = Arc::default();
         let leaving = CancellationToken::new();
-        let metrics = (
-            Latencies::register(registry),
-            Breakers::register(registry),
-            Answers::register(registry),
-        );
+        let metrics = Metrics::register(registry);
         let room = Room {
             bytes: queue_bytes,
             jobs: TARGET_JOBS,

@@ -14,6 +14,40 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use reprise_traffic::{Answer, TargetName};
 
+/// All that a replayer measures, by target.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    latencies: Latencies,
+    breakers: Breakers,
+    answers: Answers,
+}
+
+/// What is measured of one target.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    pub(crate) latency: Latency,
+    pub(crate) breaker: BreakerMeter,
+    pub(crate) answers: TargetAnswers,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Metrics {
+        Metrics {
+            latencies: Latencies::register(registry),
+            breakers: Breakers::register(registry),
+            answers: Answers::register(registry),
+        }
+    }
+
+    pub(crate) fn of(&self, target: &TargetName) -> Meters {
+        Meters {
+            latency: self.latencies.of(target),
+            breaker: self.breakers.of(target),
+            answers: self.answers.of(target),
+        }
+    }
+}
+
 /// Which target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TargetLabel {
@@ -179,14 +213,35 @@ impl Answers {
         answers
     }
 
-    /// A request for a target was taken, with production's answer or without.
-    pub(crate) fn count(&self, target: &TargetName, answer: Option<&Answer>) {
-        let kept = match answer {
-            None => Kept::Nothing,
-            Some(answer) if answer.is_whole() => Kept::Whole,
-            Some(_) => Kept::Part,
+    /// Those of one target.
+    pub(crate) fn of(&self, target: &TargetName) -> TargetAnswers {
+        let counter = |kept| {
+            let target = target.to_string();
+            self.0.get_or_create(&AnswerLabels { target, kept }).clone()
         };
-        let target = target.to_string();
-        self.0.get_or_create(&AnswerLabels { target, kept }).inc();
+        TargetAnswers {
+            whole: counter(Kept::Whole),
+            part: counter(Kept::Part),
+            nothing: counter(Kept::Nothing),
+        }
+    }
+}
+
+/// What came of production's answers to one target's requests.
+#[derive(Debug)]
+pub(crate) struct TargetAnswers {
+    whole: Counter,
+    part: Counter,
+    nothing: Counter,
+}
+
+impl TargetAnswers {
+    /// A request was taken, with production's answer or without.
+    pub(crate) fn count(&self, answer: Option<&Answer>) {
+        match answer {
+            None => self.nothing.inc(),
+            Some(answer) if answer.is_whole() => self.whole.inc(),
+            Some(_) => self.part.inc(),
+        };
     }
 }

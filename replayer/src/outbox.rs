@@ -88,7 +88,7 @@ impl Outbox {
 impl Reply {
     /// The parcel ended.
     pub(crate) fn settle(mut self, delivery: &Delivery, disposition: Disposition) {
-        let outcomes = vec![(delivery.target.clone(), disposition)];
+        let outcomes = [(delivery.target.clone(), disposition)].into();
         let settlement = Settlement {
             id: delivery.id.clone(),
             outcomes,

@@ -1,7 +1,8 @@
 //! A target's idle connections.
 //!
 //! What enters: connections after a whole response. What leaves: the one that was used last, if the server still
-//! keeps it. What may be lost: idle connections, which cost a new one: past the bound, too old, or closed by the server.
+//! keeps it; or the session's own, where each has one. What may be lost: idle connections, which cost a new one: past the
+//! bound, too old, or closed by the server.
 //!
 //! A server may close an idle connection at the moment in which a request sets out on it, and nobody can tell then
 //! whether the request arrived. Hence the rules for requests that must not be repeated, in [`Pool::take`].
@@ -10,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use crate::connection::Connection;
@@ -22,6 +24,12 @@ const DISTRUST: Duration = Duration::from_secs(30);
 
 /// Being careful: a connection that is open this long after its last response was not closed with it.
 const SETTLED: Duration = Duration::from_millis(50);
+
+/// Sessions' own connections that are kept.
+const OWN: usize = 1 << 14;
+
+/// A session that is silent for this long gets a new one, whatever the server promised.
+const OWN_IDLE: Duration = Duration::from_secs(60);
 
 /// How often connections that nobody takes are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -37,6 +45,8 @@ pub(crate) struct Pool {
 struct State {
     /// The last used at the back.
     idle: VecDeque<Connection>,
+    /// By session.
+    own: HashMap<u64, Connection>,
     distrusted_until: Option<Instant>,
     is_swept: bool,
 }
@@ -76,6 +86,30 @@ impl Pool {
         }
     }
 
+    /// The connection of a session, if it can carry another request. One that is not `repeatable` gets none that was idle
+    /// for longer than servers keep them.
+    pub(crate) fn take_own(&self, session: u64, repeatable: bool) -> Option<Connection> {
+        let now = Instant::now();
+        let mut connection = self.lock().own.remove(&session)?;
+        let is_old = connection.idle(now) >= OWN_IDLE;
+        let is_doubtful = !repeatable && connection.is_expired(now);
+        (!is_old && !is_doubtful && connection.is_quiet()).then_some(connection)
+    }
+
+    /// Keeps the connection of a session.
+    pub(crate) fn put_own(self: &Arc<Pool>, session: u64, connection: Connection) {
+        let mut state = self.lock();
+        if state.own.len() >= OWN {
+            return;
+        }
+        state.own.insert(session, connection);
+        let start_sweep = !std::mem::replace(&mut state.is_swept, true);
+        drop(state);
+        if start_sweep {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+
     /// The server closed a connection though its last response had promised to keep it.
     pub(crate) fn distrust(&self) {
         self.lock().distrusted_until = Some(Instant::now() + DISTRUST);
@@ -106,7 +140,10 @@ impl Pool {
         state
             .idle
             .retain_mut(|connection| !connection.is_expired(now) && connection.is_quiet());
-        state.is_swept = !state.idle.is_empty();
+        state
+            .own
+            .retain(|_, connection| connection.idle(now) < OWN_IDLE && connection.is_quiet());
+        state.is_swept = !(state.idle.is_empty() && state.own.is_empty());
         state.is_swept
     }
 }
@@ -210,5 +247,26 @@ mod tests {
         pass(Duration::from_secs(5)).await;
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
         assert!(!pool.lock().is_swept);
+    }
+
+    #[tokio::test]
+    async fn a_session_has_its_own_until_it_is_closed_or_old() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::new(1);
+        let mut servers = Vec::new();
+        for session in 1..=3 {
+            let (connection, server) = pair(&listener).await;
+            servers.push(server);
+            pool.put_own(session, connection);
+        }
+        assert!(pool.take(true).is_none() && pool.take_own(4, true).is_none());
+        drop(servers.remove(0));
+        assert!(pool.take_own(1, true).is_none(), "closed by the server");
+        pass(Duration::from_secs(10)).await;
+        assert!(pool.take_own(2, false).is_none(), "must not be repeated");
+        let third = pool.take_own(3, true).unwrap();
+        pool.put_own(3, third);
+        pass(OWN_IDLE).await;
+        assert!(pool.take_own(3, true).is_none());
     }
 }

@@ -12,14 +12,16 @@
 //! 2. `Reprise-Id: LISTENER/EPOCH/SEQUENCE` is added as the last header line.
 //! 3. `close` is taken out of `Connection` of an HTTP/1.1 request, and the line with it where nothing else is in it,
 //!    unless the document sets it: it speaks about the captured connection, and would cost a connection for each request.
+//!    It stays where each captured connection has one of its own (`connections: per-session` and the session key
+//!    `connection`).
 //! 4. A chunked body stays chunked, trailers as captured, but as one chunk: a capture doesn't keep where chunks ended.
 
 use std::io::Write;
 
 use reprise_traffic::framing::{self, Framing, FramingError};
 use reprise_traffic::lines::{HeaderLine, Lines};
-use reprise_traffic::target::{Endpoint, Target};
-use reprise_traffic::{Body, ChangeError, Changes, Exchange, ExchangeId, Head, MARKER};
+use reprise_traffic::target::{Connections, Endpoint, Target};
+use reprise_traffic::{Body, ChangeError, Changes, Exchange, ExchangeId, Head, MARKER, SessionKey};
 
 use crate::credentials::{self, CredentialsError};
 
@@ -53,6 +55,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) tail: Vec<u8>,
     /// The request says that its connection ends with it (HTTP/1.0 without keep-alive, or where asked for).
     pub(crate) alone: bool,
+    /// Its session, where each has a connection of its own.
+    pub(crate) session: Option<u64>,
 }
 
 /// The changes of one target.
@@ -63,6 +67,8 @@ pub(crate) struct Rewriter {
     host: Option<String>,
     /// What stands in `Connection` was asked for.
     keeps_connection: bool,
+    /// Each captured connection has one of its own, which ends with it.
+    mirrors_connections: bool,
 }
 
 impl Rewriter {
@@ -76,6 +82,8 @@ impl Rewriter {
         Ok(Rewriter {
             host: (!keeps_host).then(|| endpoint.host_header()),
             keeps_connection: changes.sets("connection"),
+            mirrors_connections: target.document.connections == Connections::PerSession
+                && target.document.session_key == SessionKey::Connection,
             changes: match &target.document.basic_auth_file {
                 Some(file) => changes.with_authorization(credentials::basic(file)?),
                 None => changes,
@@ -113,11 +121,13 @@ impl Rewriter {
             body: &request.body,
             tail,
             alone: is_alone(&asked_for, self.keeps_connection),
+            session: None,
         })
     }
 
     fn head(&self, asked_for: &Head, id: &ExchangeId) -> Vec<u8> {
         let is_11 = asked_for.minor_version() == 1;
+        let drops_close = is_11 && !self.keeps_connection && !self.mirrors_connections;
         let mut out = Vec::with_capacity(asked_for.raw().len() + 128);
         let mut has_host = false;
         let mut in_headers = false;
@@ -138,7 +148,7 @@ impl Rewriter {
                     has_host = true;
                     header.put_with(&mut out, host.as_bytes());
                 }
-                _ if is_11 && !self.keeps_connection && header.is("connection") => {
+                _ if drops_close && header.is("connection") => {
                     put_without_close(&mut out, &header);
                 }
                 _ => out.extend_from_slice(line),

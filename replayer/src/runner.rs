@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::measuring::Measures;
-use crate::metrics::{BreakerMeter, Latency};
+use crate::metrics::{BreakerMeter, Latency, Meters, TargetAnswers};
 use crate::recording::Recorder;
 use crate::schedule::Schedule;
 use crate::sender::Sender;
@@ -43,6 +43,7 @@ pub(crate) struct Runner<T> {
     latency: Latency,
     measures: Measures,
     breaker: BreakerMeter,
+    answers: TargetAnswers,
     retired: AtomicBool,
 }
 
@@ -83,20 +84,23 @@ const SKEW: Duration = Duration::from_secs(10);
 
 impl<T: Send + Sync + 'static> Runner<T> {
     /// A target of which so much may be here.
-    pub(crate) fn new(
-        target: Arc<Target>,
-        room: Room,
-        (latency, breaker): (Latency, BreakerMeter),
-    ) -> Runner<T> {
+    pub(crate) fn new(target: Arc<Target>, room: Room, meters: Meters) -> Runner<T> {
         Runner {
-            current: Mutex::new(Current::new(target, &breaker)),
+            current: Mutex::new(Current::new(target, &meters.breaker)),
             sessions: Mutex::new(Sessions::new(room)),
             room,
-            latency,
+            latency: meters.latency,
             measures: Measures::default(),
-            breaker,
+            breaker: meters.breaker,
+            answers: meters.answers,
             retired: AtomicBool::new(false),
         }
+    }
+
+    /// When a live exchange is to leave, where the target's are put in order.
+    pub(crate) fn due_ns(&self, captured_ns: u64) -> Option<u64> {
+        let window = self.current().target.document.reorder_window?;
+        Some(captured_ns.saturating_add(window.as_nanos() as u64))
     }
 
     fn current(&self) -> Arc<Current> {
@@ -132,6 +136,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         schedule: &Schedule,
         end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
     ) {
+        self.answers.count(job.exchange.request.answer.as_deref());
         if !job.is_scheduled {
             let current = self.current();
             if matches!(*current.sender, Sender::Recorder(_) | Sender::Nowhere) {
@@ -255,7 +260,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
             self.latency.late(lateness);
         }
         self.measures.begun(session, job.since, begun);
-        let sent = server.client.send(&job.exchange).await;
+        let sent = server.client.send(&job.exchange, session).await;
         pass.ended(sent.disposition);
         let (disposition, latency) = (sent.disposition, sent.latency);
         self.measures

@@ -20,7 +20,7 @@ use tracing::{info, info_span, warn};
 
 use crate::clock::{Clock, Look};
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
-use crate::metrics::{Answers, Breakers, Latencies};
+use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Reply};
 use crate::runner::{Job, Runner};
 use crate::schedule::Schedule;
@@ -30,9 +30,7 @@ use crate::sessions::Room;
 pub(crate) struct Desk {
     inner: Mutex<Inner>,
     tally: Arc<Mutex<Tally>>,
-    latencies: Latencies,
-    breakers: Breakers,
-    answers: Answers,
+    metrics: Metrics,
     schedule: Schedule,
     clock: Clock,
     room: Room,
@@ -61,7 +59,7 @@ struct Ticket {
 impl Desk {
     pub(crate) fn new(
         tally: Arc<Mutex<Tally>>,
-        (latencies, breakers, answers): (Latencies, Breakers, Answers),
+        metrics: Metrics,
         schedule: Schedule,
         room: Room,
         leaving: CancellationToken,
@@ -69,9 +67,7 @@ impl Desk {
         Desk {
             inner: Mutex::default(),
             tally,
-            latencies,
-            breakers,
-            answers,
+            metrics,
             schedule,
             clock: Clock::new(),
             room,
@@ -198,10 +194,7 @@ impl Desk {
         }
         // A client reads files: not under the lock that every answer takes.
         for target in unknown {
-            let meters = (
-                self.latencies.of(&target.name),
-                self.breakers.of(&target.name),
-            );
+            let meters = self.metrics.of(&target.name);
             let runner = Arc::new(Runner::new(target.clone(), self.room, meters));
             match self.lock().runners.entry(target.name.clone()) {
                 Entry::Vacant(place) => drop(place.insert(runner)),
@@ -269,11 +262,12 @@ impl Desk {
             }
             (Seen::Never, Some(runner)) => {
                 drop(inner);
-                let answer = exchange.request.answer.as_deref();
-                self.answers.count(&delivery.target, answer);
+                let due = exchange
+                    .due_ns
+                    .or_else(|| runner.due_ns(exchange.request.captured_ns));
                 let job = Job {
-                    since: exchange.due_ns.map_or(look.now, |due| look.instant_of(due)),
-                    is_scheduled: exchange.due_ns.is_some(),
+                    since: due.map_or(look.now, |due| look.instant_of(due)),
+                    is_scheduled: due.is_some(),
                     exchange,
                     ticket: Ticket {
                         target: delivery.target,
@@ -401,11 +395,7 @@ mod tests {
             window_bytes: 1000,
         };
         let mut registry = Registry::default();
-        let metrics = (
-            Latencies::register(&mut registry),
-            Breakers::register(&mut registry),
-            Answers::register(&mut registry),
-        );
+        let metrics = Metrics::register(&mut registry);
         let room = Room {
             bytes: 1000,
             jobs: 10,

@@ -31,6 +31,7 @@ use reprise_node::membership::{
 };
 use reprise_node::{Health, ListenAddress, identity};
 use reprise_relay::Observer;
+use reprise_traffic::target::Connections;
 use reprise_traffic::{SessionKey, Target, TargetDocument, TargetName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,10 @@ pub(crate) struct LoadArgs {
     /// Requests under way at a time, from each replayer [default: the target's; of a URL 256]
     #[arg(long, value_name = "N")]
     concurrency: Option<std::num::NonZeroU32>,
+    /// Over which connections each replayer sends: shared, or per-session, a connection for each session [default: the
+    /// target's; of a URL shared]
+    #[arg(long, value_name = "HOW", value_parser = connections)]
+    connections: Option<Connections>,
     /// Production's pace times this factor: 0.5, 2, 10; or max, as fast as possible [default: 1]
     #[arg(long, value_name = "FACTOR")]
     speed: Option<Speed>,
@@ -124,6 +129,14 @@ pub(crate) struct LoadArgs {
     /// Resident memory of the process
     #[arg(long, value_name = "SIZE", default_value = "512MiB")]
     memory: ByteSize,
+}
+
+fn connections(text: &str) -> Result<Connections, String> {
+    match text {
+        "shared" => Ok(Connections::Shared),
+        "per-session" => Ok(Connections::PerSession),
+        _ => Err("write shared or per-session".to_owned()),
+    }
 }
 
 /// The file that the report is drawn into.
@@ -385,6 +398,9 @@ impl Cluster {
         }
         if let Some(key) = &args.session_key {
             document.session_key = key.clone();
+        }
+        if let Some(connections) = args.connections {
+            document.connections = connections;
         }
         if let Some(concurrency) = args.concurrency {
             document.concurrency = concurrency;

@@ -288,7 +288,7 @@ fn recordings_give_requests_and_pairs() {
         );
         assert_eq!(rows[1].get("response"), None);
         ended.expect_summary(&[
-            "reprise: x.gor:18: a record is skipped: its header has fewer than 3 fields\n",
+            "reprise: x.gor:18: a record is skipped, at byte 151: its header has fewer than 3 fields\n",
             "x.gor: 6 records, 3 requests\n",
             "1 records without a header",
             "1 requests that are not HTTP/1",

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 
 use crate::body::Body;
-use crate::head::{Fields, HeadError, MAX_HEADERS, spans};
+use crate::head::{Fields, HeadError, MAX_HEADERS, Spans, USUAL_HEADERS, spans};
 
 /// A response's head as captured.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,22 +24,17 @@ impl AnswerHead {
     /// Finds the parts of a whole head, from the status line to the empty line.
     ///
     /// # Errors
-    /// When the head isn't one that every parser reads in the same way.
+    /// When the head isn't one of HTTP/1. Folded lines and white space before a colon are let pass, as clients do.
     pub fn parse(raw: Bytes) -> Result<AnswerHead, HeadError> {
-        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut []);
-        let config = httparse::ParserConfig::default();
-        match config.parse_response_with_uninit_headers(&mut response, &raw, &mut slots) {
-            Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
-            Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
-            Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
-            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
-            Err(_) => return Err(HeadError::Malformed),
-        }
-        let (Some(status), Some(minor)) = (response.code, response.version) else {
-            return Err(HeadError::Malformed);
+        let mut usual = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+        let parts = match parts(&mut usual, &raw) {
+            Err(HeadError::TooManyHeaders) => {
+                let mut slots = Vec::with_capacity(MAX_HEADERS);
+                parts(&mut slots.spare_capacity_mut()[..MAX_HEADERS], &raw)
+            }
+            parts => parts,
         };
-        let spans = spans(&raw, response.headers);
+        let (status, minor, spans) = parts?;
         Ok(AnswerHead {
             status,
             minor,
@@ -71,6 +66,30 @@ impl AnswerHead {
     pub fn size(&self) -> usize {
         self.fields.size()
     }
+}
+
+/// Status, minor version and header lines of a head, where it has no more of them than there are slots.
+fn parts<'a>(
+    slots: &mut [MaybeUninit<httparse::Header<'a>>],
+    raw: &'a [u8],
+) -> Result<(u16, u8, Spans), HeadError> {
+    let mut response = httparse::Response::new(&mut []);
+    let mut config = httparse::ParserConfig::default();
+    // RFC 9112 §5.1 and §5.2 have clients let these pass.
+    config.allow_obsolete_multiline_headers_in_responses(true);
+    config.allow_spaces_after_header_name_in_responses(true);
+    match config.parse_response_with_uninit_headers(&mut response, raw, slots) {
+        Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
+        Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
+        Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
+        Err(_) => return Err(HeadError::Malformed),
+    }
+    let (Some(status), Some(minor)) = (response.code, response.version) else {
+        return Err(HeadError::Malformed);
+    };
+    let spans = spans(raw, response.headers);
+    Ok((status, minor, spans))
 }
 
 impl fmt::Debug for AnswerHead {

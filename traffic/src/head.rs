@@ -10,8 +10,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-/// More header lines than this are refused; nginx and Apache refuse at 100 and less.
-pub const MAX_HEADERS: usize = 256;
+/// More header lines than this are refused; servers refuse at 100 (Apache, Node.js) to 1,000.
+pub const MAX_HEADERS: usize = 4096;
+
+/// Nearly all heads have fewer header lines, and are read without room for more on the stack.
+pub(crate) const USUAL_HEADERS: usize = 64;
 
 /// Why a head was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -218,9 +221,23 @@ struct Parts {
 impl Parts {
     /// Finds them in a head, or in what [`masked`] made of it.
     fn of(raw: &[u8]) -> Result<Parts, HeadError> {
-        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut usual = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+        match Parts::within(&mut usual, raw) {
+            Err(HeadError::TooManyHeaders) => {
+                let mut slots = Vec::with_capacity(MAX_HEADERS);
+                Parts::within(&mut slots.spare_capacity_mut()[..MAX_HEADERS], raw)
+            }
+            parts => parts,
+        }
+    }
+
+    /// The same with room for so many header lines.
+    fn within<'a>(
+        slots: &mut [MaybeUninit<httparse::Header<'a>>],
+        raw: &'a [u8],
+    ) -> Result<Parts, HeadError> {
         let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(raw, &mut slots) {
+        match request.parse_with_uninit_headers(raw, slots) {
             Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
             Ok(httparse::Status::Complete(_)) => return Err(HeadError::Malformed),
             Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
@@ -337,6 +354,25 @@ mod tests {
             let raw = format!("GET / HTTP/1.1\r\n{lines}\r\n");
             let refused = Head::parse(Bytes::from(raw)).unwrap_err();
             assert_eq!(refused, HeadError::Malformed, "{}", lines.escape_debug());
+        }
+    }
+
+    #[test]
+    fn header_lines_are_bounded() {
+        for lines in [
+            0,
+            USUAL_HEADERS,
+            USUAL_HEADERS + 1,
+            MAX_HEADERS,
+            MAX_HEADERS + 1,
+        ] {
+            let raw = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(lines));
+            match Head::parse(Bytes::from(raw)) {
+                Ok(head) => assert_eq!(head.headers().count(), lines),
+                Err(error) => {
+                    assert_eq!((error, lines), (HeadError::TooManyHeaders, MAX_HEADERS + 1));
+                }
+            }
         }
     }
 

@@ -82,6 +82,20 @@ pub enum Split {
     RoundRobin,
 }
 
+/// What waits for its time is in a replayer's memory.
+const MAX_REORDER_WINDOW: Duration = Duration::from_secs(5);
+
+/// Over which connections a replayer sends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Connections {
+    /// Over whichever is free.
+    #[default]
+    Shared,
+    /// Each session over one of its own.
+    PerSession,
+}
+
 /// Exchanges a second, written `500/s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -144,6 +158,17 @@ pub struct TargetDocument {
     /// Keep the captured Host header instead of the target's own host.
     #[serde(default)]
     pub original_host: bool,
+    /// Over which connections requests go.
+    #[serde(default, skip_serializing_if = "is_shared")]
+    pub connections: Connections,
+    /// Live exchanges leave so long after they were captured, in the order in which they were: the pauses between them are
+    /// production's, and those of several listeners are one stream.
+    #[serde(
+        default,
+        with = "humantime_serde",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub reorder_window: Option<Duration>,
     /// Header lines that go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remove_headers: Vec<String>,
@@ -211,6 +236,14 @@ fn default_pool() -> String {
     "default".to_owned()
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_shared(connections: &Connections) -> bool {
+    *connections == Connections::Shared
+}
+
 fn default_methods() -> Vec<String> {
     ["GET", "HEAD", "OPTIONS", "TRACE"]
         .map(str::to_owned)
@@ -269,6 +302,8 @@ impl TargetDocument {
             session_key: SessionKey::default(),
             rate_limit: None,
             original_host: false,
+            connections: Connections::default(),
+            reorder_window: None,
             remove_headers: Vec::new(),
             set_headers: BTreeMap::new(),
             set_params: BTreeMap::new(),
@@ -311,6 +346,14 @@ impl TargetDocument {
             if number > most {
                 return Err(format!("{key}: {number} is more than {most}"));
             }
+        }
+        if self
+            .reorder_window
+            .is_some_and(|window| window > MAX_REORDER_WINDOW)
+        {
+            return Err(format!(
+                "reorder_window: is more than {MAX_REORDER_WINDOW:?}"
+            ));
         }
         self.breaker.check()?;
         let names = self.set_headers.keys().chain(&self.remove_headers);

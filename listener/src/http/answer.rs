@@ -6,7 +6,7 @@
 //! so more is let pass here than in requests.
 
 use bytes::Bytes;
-use reprise_traffic::framing::{self, ChunkedDecoder, Framing};
+use reprise_traffic::framing::{self, ChunkedDecoder, Framing, FramingError};
 use reprise_traffic::{Answer, AnswerHead, BodyMut, Head};
 
 use super::MAX_HEAD;
@@ -246,9 +246,7 @@ impl AnswerParser {
         let framing = if asked.is_switched_by(status) {
             Framing::Length(0)
         } else {
-            let minor = head.minor_version();
-            framing::of_response(asked.method(), status, minor, head.headers())
-                .map_err(|_| NoAnswer)?
+            framing(&head, asked)?
         };
         self.state = State::Body(Box::new(Partial {
             head,
@@ -314,6 +312,33 @@ impl AnswerParser {
             complete: partial.complete,
         })
     }
+}
+
+/// The length rule of an answer. Where it is said twice, that of clients (RFC 9112 §6.3): the encoding goes before the length,
+/// and the same length may be repeated.
+fn framing(head: &AnswerHead, asked: Asked) -> Result<Framing, NoAnswer> {
+    let is_length = |name: &str| name.eq_ignore_ascii_case("content-length");
+    let others = || head.headers().filter(|(name, _)| !is_length(name));
+    let mut lengths = head
+        .headers()
+        .filter(|(name, _)| is_length(name))
+        .flat_map(|(_, value)| value.split(|b| *b == b',').map(<[u8]>::trim_ascii));
+    let (status, minor) = (head.status(), head.minor_version());
+    let framing = match framing::of_response(asked.method(), status, minor, head.headers()) {
+        Err(FramingError::LengthAndEncoding) => {
+            framing::of_response(asked.method(), status, minor, others())
+        }
+        Err(FramingError::BadLength) => {
+            let first = lengths.next().ok_or(NoAnswer)?;
+            if lengths.any(|length| length != first) {
+                return Err(NoAnswer);
+            }
+            let headers = others().chain([("content-length", first)]);
+            framing::of_response(asked.method(), status, minor, headers)
+        }
+        framing => framing,
+    };
+    framing.map_err(|_| NoAnswer)
 }
 
 impl Partial {
@@ -400,6 +425,27 @@ mod tests {
     }
 
     #[test]
+    fn answers_that_are_odd_but_clear_are_read_as_clients_do() {
+        for (lines, body) in [
+            ("Content-Length: 2\r\nContent-Length: 2\r\n", "ok"),
+            ("Content-Length: 2, 2\r\n", "ok"),
+            ("X: a\r\n b\r\nContent-Length: 2\r\n", "ok"),
+            ("X : a\r\nContent-Length: 2\r\n", "ok"),
+            (
+                "Content-Length: 9\r\nTransfer-Encoding: chunked\r\n",
+                "2\r\nok\r\n0\r\n\r\n",
+            ),
+        ] {
+            let input = format!("HTTP/1.1 200 OK\r\n{lines}\r\n{body}").repeat(2);
+            for cut in [1, 7, input.len()] {
+                let answers = read(input.as_bytes(), cut, &[GET, GET], 9);
+                let ok = (200, b"ok".to_vec(), true);
+                assert_eq!(answers, [ok.clone(), ok], "{lines}");
+            }
+        }
+    }
+
+    #[test]
     fn a_switch_ends_the_answers() {
         let upgrade = Asked {
             upgrade: true,
@@ -446,6 +492,7 @@ mod tests {
             "SSH-2.0\r\n",
             "HTTP/2 200\r\n\r\n",
             "HTTP/1.1 2x0 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
         ] {
             let pushed = AnswerParser::new(9).push(input.as_bytes(), 1, GET);
             assert_eq!(pushed.unwrap_err(), NoAnswer, "{input}");

@@ -4,7 +4,7 @@
 //! What may be lost: nothing; no byte is looked at twice, however small the pieces.
 
 /// The longest method token; registered ones have up to 17 bytes.
-pub(crate) const MAX_METHOD: usize = 64;
+pub(crate) const MAX_METHOD: usize = 256;
 
 /// Looks for the empty line behind a head.
 #[derive(Debug)]

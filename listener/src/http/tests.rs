@@ -54,9 +54,9 @@ fn pipelined_requests_are_found_whatever_the_cutting() {
 
 #[test]
 fn a_long_method_is_judged_alike_whatever_the_cutting() {
-    for (length, whole) in [(64, 1), (65, 0)] {
+    for (length, whole) in [(MAX_METHOD, 1), (MAX_METHOD + 1, 0)] {
         let input = format!("{} / HTTP/1.1\r\n\r\n", "M".repeat(length));
-        for cut in [1, 7, 64, 65, 1000] {
+        for cut in [1, 7, MAX_METHOD, MAX_METHOD + 1, 1000] {
             let heard = hear(input.as_bytes(), cut);
             assert_eq!(heard.requests.len(), whole, "{length} by {cut}");
             assert_eq!(heard.others.len(), 1 - whole, "{length} by {cut}");
@@ -197,7 +197,30 @@ fn an_endless_head_is_refused() {
     let input = format!("GET /{} HTTP/1.1\r\n", "a".repeat(2 * MAX_HEAD));
     for cut in [1, 1000, input.len()] {
         let heard = hear(input.as_bytes(), cut);
-        assert_eq!(heard.others.len(), 1);
+        assert_eq!(heard.others, ["Refused(NotHttp)"]);
+    }
+    let input = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(MAX_HEAD));
+    for cut in [1, 1000, input.len()] {
+        let heard = hear(input.as_bytes(), cut);
+        assert_eq!(heard.others, ["Refused(HeadTooLarge)"]);
+    }
+}
+
+#[test]
+fn what_no_server_takes_by_itself_is_read_all_the_same() {
+    let long = "x".repeat(200_000);
+    let lines = "A: b\r\n".repeat(1000);
+    let method = "M".repeat(256);
+    let input = format!(
+        "GET /1 HTTP/1.1\r\nA: {long}\r\n\r\nGET /2 HTTP/1.1\r\n{lines}\r\n{method} /3 HTTP/1.1\r\n\r\n\
+        POST /4 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;{}\r\nx\r\n0\r\n\r\n",
+        &long[..60_000]
+    );
+    for cut in [7, 1000, input.len()] {
+        assert_eq!(
+            hear(input.as_bytes(), cut).targets(),
+            ["/1", "/2", "/3", "/4"]
+        );
     }
 }
 

@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 use reprise_traffic::Answer;
 use reprise_traffic::exchange::Captured;
 
+use super::begin::Evidence;
 use super::pending::{Moment, Pending};
-use super::stream::{PLAUSIBLE, is_plausible, place_near, start_place};
+use super::place::{PLAUSIBLE, is_plausible, place_near, start_place};
 use crate::http::{AfterAnswerGap, AnswerParser, Arrival, Asked, Verdict};
 use crate::packet::Segment;
 
@@ -53,6 +54,8 @@ pub(super) struct AnswerStream {
     waiting: usize,
     /// Bytes of answers that came before the rest of their requests.
     early: usize,
+    /// Whether the server was heard: its SYN, or a byte.
+    heard: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +68,8 @@ enum Position {
     Following,
     /// Bytes are missing; the next request tells where an answer begins.
     Lost,
+    /// More requests waited than are paired; nothing tells where an answer begins, since the client waits for none.
+    Overrun,
     /// No answer follows.
     Over,
 }
@@ -119,6 +124,7 @@ impl AnswerStream {
             asked: VecDeque::new(),
             waiting: 0,
             early: 0,
+            heard: false,
         }
     }
 
@@ -128,11 +134,12 @@ impl AnswerStream {
             return;
         }
         self.syn = Some(syn);
+        self.heard = true;
         let first = syn.wrapping_add(1);
         match self.position {
             Position::Unknown => self.next = start_place(first),
             Position::Held => self.next = place_near(self.next, first).max(0) as u64,
-            Position::Following | Position::Lost | Position::Over => return,
+            Position::Following | Position::Lost | Position::Overrun | Position::Over => return,
         }
         self.position = Position::Following;
         self.drain(out);
@@ -145,14 +152,16 @@ impl AnswerStream {
 
     /// A request's head is complete, whose first byte came at `began`.
     pub(super) fn ask(&mut self, asked: Asked, began: Arrival, out: &mut dyn FnMut(Paired)) {
-        if self.position == Position::Over {
+        if matches!(self.position, Position::Over | Position::Overrun) {
             self.flush(out);
         } else if let Some(number) = began.acknowledged {
             self.align(number, out);
         }
         if self.asked.len() == MAX_WAITING {
+            self.parser.give_up();
             self.flush(out);
-            self.position = Position::Lost;
+            self.pending.clear();
+            self.position = Position::Overrun;
         }
         self.asked.push_back(Question {
             asked,
@@ -166,7 +175,7 @@ impl AnswerStream {
 
     /// The last request is complete at `now_ns`. It comes back at once where it need not wait.
     pub(super) fn attach(&mut self, captured: Captured, now_ns: u64, out: &mut dyn FnMut(Paired)) {
-        let wait = self.keeps && self.position != Position::Over;
+        let wait = self.keeps && !matches!(self.position, Position::Over | Position::Overrun);
         match self.asked.back_mut() {
             Some(question) if wait => {
                 self.waiting += captured.size();
@@ -223,6 +232,10 @@ impl AnswerStream {
         if self.position == Position::Over {
             return;
         }
+        self.heard |= !segment.payload.is_empty();
+        if self.position == Position::Overrun {
+            return;
+        }
         let sequence = segment.sequence.wrapping_add(u32::from(segment.syn));
         if self.position == Position::Unknown {
             if segment.rst {
@@ -265,7 +278,8 @@ impl AnswerStream {
                         ns: now_ns,
                         acknowledged: None,
                     };
-                    self.pending.insert(start.max(floor), new, at, false);
+                    self.pending
+                        .insert(start.max(floor), new, at, Evidence::None);
                 }
             }
         }
@@ -398,7 +412,7 @@ impl AnswerStream {
             if let Some(new) = run.bytes.get(known..)
                 && !new.is_empty()
             {
-                self.pending.insert(place, new, run.at, false);
+                self.pending.insert(place, new, run.at, Evidence::None);
                 break;
             }
         }
@@ -423,6 +437,9 @@ impl AnswerStream {
                     let answer = self.parser.give_up();
                     self.hold(rest, at_ns);
                     self.lose(answer, had_begun, out);
+                    if self.position == Position::Lost {
+                        self.assume_switch(out);
+                    }
                     return bytes.len();
                 }
             }
@@ -430,8 +447,21 @@ impl AnswerStream {
         bytes.len() - rest.len()
     }
 
+    /// The server may have agreed to a tunnel or another protocol, in an answer that was seen and can't be told from others.
+    fn assume_switch(&mut self, out: &mut dyn FnMut(Paired)) {
+        for question in &mut self.asked {
+            if question.answer.is_none() {
+                let status = if question.asked.connect { 200 } else { 101 };
+                question.tell(status, out);
+            }
+        }
+    }
+
     /// Takes what is pending and has its turn, and the end.
     pub(super) fn drain(&mut self, out: &mut dyn FnMut(Paired)) {
+        if self.position == Position::Overrun && self.heard {
+            self.assume_switch(out);
+        }
         while self.position == Position::Following
             && self.asked.iter().any(|q| q.answer.is_none())
             && let Some((place, run)) = self.pending.pop_until(self.next)
@@ -462,7 +492,7 @@ impl AnswerStream {
                 ns: at_ns,
                 acknowledged: None,
             };
-            self.pending.insert(self.next, bytes, at, false);
+            self.pending.insert(self.next, bytes, at, Evidence::None);
         }
     }
 

@@ -18,11 +18,21 @@ use crate::packet::Segment;
 pub(super) struct Flow {
     /// Whether the first of the key's ends asks.
     client_first: bool,
-    /// Whether that is sure. A capture that joins in the middle of a body can't know.
-    certain: bool,
+    roles: Roles,
     requests: Stream,
     /// Where answers are looked at.
     answers: Option<Box<AnswerStream>>,
+}
+
+/// How sure it is who asks.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Roles {
+    /// A capture that joins in the middle of a body can't know.
+    #[default]
+    Guessed,
+    /// Both ends opened the connection (RFC 9293 §3.5): only a request tells.
+    Crossed,
+    Certain,
 }
 
 /// What a flow's methods need of its owner.
@@ -46,10 +56,10 @@ pub(super) enum Way {
 }
 
 impl Flow {
-    /// A connection whose first of the key's ends asks, or doesn't; and whether that is certain.
-    pub(super) fn begin(&mut self, client_first: bool, certain: bool, answers: Answers) {
+    /// A connection whose first of the key's ends asks, or doesn't.
+    pub(super) fn begin(&mut self, client_first: bool, roles: Roles, answers: Answers) {
         self.client_first = client_first;
-        self.certain = certain;
+        self.roles = roles;
         self.answers = match answers {
             Answers::Unseen | Answers::Switches => None,
             Answers::Watched => Some(Box::new(AnswerStream::new(None))),
@@ -68,11 +78,17 @@ impl Flow {
     /// Whether a segment shows that the ends' roles are the other way round: the one taken for the server opens a
     /// connection, or asks where nothing else is certain.
     pub(super) fn is_reversed_by(&self, segment: &Segment<'_>) -> bool {
-        let opens = segment.syn && segment.acknowledgment.is_none();
-        let asks = || {
-            !self.certain && matches!(request_begin(segment.payload), Begin::Yes | Begin::Likely)
-        };
-        opens || asks()
+        if segment.syn && segment.acknowledgment.is_none() {
+            return !self.is_crossed_by(segment);
+        }
+        self.roles != Roles::Certain
+            && matches!(request_begin(segment.payload), Begin::Yes | Begin::Likely)
+    }
+
+    /// Whether a SYN from the end taken for the server met the client's on the way, instead of opening another connection.
+    fn is_crossed_by(&self, segment: &Segment<'_>) -> bool {
+        let accepted_with = self.answers.as_ref().and_then(|answers| answers.syn());
+        self.requests.is_just_opened() && accepted_with.is_none_or(|syn| syn == segment.sequence)
     }
 
     /// Takes the next segment of the capture.
@@ -86,15 +102,31 @@ impl Flow {
         if segment.rst {
             self.decide(around);
         }
-        self.certain |= segment.syn || self.is_plain(way, segment.payload);
+        let opens = segment.syn && segment.acknowledgment.is_none();
+        if way == Way::ToClient && opens {
+            self.roles = Roles::Crossed;
+        } else if segment.syn && self.roles == Roles::Guessed
+            || way == Way::ToClient && segment.payload.starts_with(b"HTTP/1.")
+        {
+            self.roles = Roles::Certain;
+        }
         match way {
             Way::ToServer => {
                 if segment.syn {
                     self.open(segment.sequence, around);
+                } else if self.requests.is_succeeded_by(segment) {
+                    self.succeed(around);
                 }
                 self.with_requests(around, |requests, context| {
                     requests.push(segment, now_ns, context);
                 });
+                // The end of an answer's body may have request lines in it too; only one that is read tells.
+                if self.roles != Roles::Certain
+                    && self.requests.is_following()
+                    && request_begin(segment.payload) == Begin::Yes
+                {
+                    self.roles = Roles::Certain;
+                }
             }
             Way::ToClient => self.push_answer(segment, now_ns, around),
         }
@@ -182,15 +214,6 @@ impl Flow {
         self.requests.held_behind_hole().max(answers)
     }
 
-    /// Whether bytes show that the ends' roles are as they were guessed.
-    fn is_plain(&self, way: Way, payload: &[u8]) -> bool {
-        !self.certain
-            && match way {
-                Way::ToServer => request_begin(payload) == Begin::Yes,
-                Way::ToClient => payload.starts_with(b"HTTP/1."),
-            }
-    }
-
     fn push_answer<S: FnMut(Captured)>(
         &mut self,
         segment: &Segment<'_>,
@@ -205,19 +228,31 @@ impl Flow {
             }
             return;
         }
-        if segment.syn
-            && let Some(number) = segment.acknowledgment
-        {
-            self.accept(segment.sequence, number, around);
+        match segment.acknowledgment {
+            Some(number) if segment.syn => self.accept(segment.sequence, number, around),
+            None if segment.syn => {
+                self.with_answers(around, |answers, out| answers.open(segment.sequence, out));
+            }
+            _ => {}
         }
-        if self.answers.is_some() && is_interim(segment.payload) {
-            let end = segment.sequence.wrapping_add(segment.payload.len() as u32);
-            self.requests.expect_body_behind(end);
+        if self.answers.is_some() && !segment.payload.is_empty() {
+            self.hear(segment);
         }
         if says_switched(segment.payload) {
             self.requests.stay_lost();
         }
         self.with_answers(around, |answers, out| answers.push(segment, now_ns, out));
+    }
+
+    /// What the server says tells where the client's next request begins.
+    fn hear(&mut self, segment: &Segment<'_>) {
+        let first = segment.sequence.wrapping_add(u32::from(segment.syn));
+        let end = first.wrapping_add(segment.payload.len() as u32);
+        if is_interim(segment.payload) {
+            self.requests.received().expect_body_behind(end);
+        } else if let Some(number) = segment.acknowledgment {
+            self.requests.received().hear(end, number);
+        }
     }
 
     /// The server's SYN, which acknowledges the client's, and data that came with it.
@@ -228,6 +263,9 @@ impl Flow {
         around: &mut Surroundings<'_, S>,
     ) {
         let client_syn = acknowledged.wrapping_sub(1);
+        if self.requests.was_opened_before_by(client_syn) {
+            return;
+        }
         let server_syn = self.answers.as_ref().and_then(|answers| answers.syn());
         let is_other = match self.requests.syn() {
             None => true,
@@ -237,7 +275,9 @@ impl Flow {
             Some(_) if server_syn.is_some_and(|number| number != syn) => true,
             Some(_) => return,
         };
-        self.certain = true;
+        if self.roles == Roles::Guessed {
+            self.roles = Roles::Certain;
+        }
         if is_other {
             self.open(client_syn, around);
         }
@@ -252,8 +292,16 @@ impl Flow {
         let anew = self.with_requests(around, |requests, context| requests.open(syn, context));
         if anew {
             self.with_answers(around, AnswerStream::end);
-            self.begin(self.client_first, self.certain, around.answers);
+            self.begin(self.client_first, self.roles, around.answers);
         }
+    }
+
+    /// Another connection begins, and its SYN wasn't captured.
+    fn succeed<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+        self.decide(around);
+        self.with_requests(around, |requests, context| requests.begin_anew(context));
+        self.with_answers(around, AnswerStream::end);
+        self.begin(self.client_first, self.roles, around.answers);
     }
 
     /// All will end, so that the holes before the answer to a request for a tunnel won't be filled.
@@ -290,7 +338,7 @@ impl Flow {
     ) -> R {
         let Flow {
             client_first,
-            certain,
+            roles,
             requests,
             answers,
         } = self;
@@ -298,7 +346,7 @@ impl Flow {
         let (sink, now_ns) = (&mut *around.sink, around.now_ns);
         let mut out = |event| {
             if let Event::Request(_) = event {
-                *certain = true;
+                *roles = Roles::Certain;
             }
             let mut pair = |paired| match paired {
                 Paired::Exchange(captured) => sink(*captured),

@@ -402,8 +402,9 @@ fn a_hole_counts_the_requests_that_fit_in() {
         talk.packet(false, &[b'x'; 50]);
     }
     let edge = talk.edge.clone();
-    assert_eq!(talk.finish().len(), 87);
-    assert_eq!(edge.get(EdgeEvent::IncompleteGap), 13);
+    // The first behind each hole may be a body whose head was lost.
+    assert_eq!(talk.finish().len(), 85);
+    assert_eq!(edge.get(EdgeEvent::IncompleteGap), 15);
 }
 
 /// A request, its answer, and how they are reported together.

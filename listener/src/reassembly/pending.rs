@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use super::begin::Evidence;
+
 /// What an entry costs besides its bytes: its node in the tree, its allocation's header.
 const OVERHEAD: usize = 96;
 
@@ -21,8 +23,8 @@ pub(super) struct Moment {
 pub(super) struct Run {
     pub(super) bytes: Box<[u8]>,
     pub(super) at: Moment,
-    /// A request certainly begins at its first byte.
-    pub(super) request_begins: bool,
+    /// That a request begins at its first byte.
+    pub(super) evidence: Evidence,
 }
 
 /// Runs by their place in the stream; no two overlap. Most connections never have any, so that none costs a word.
@@ -39,7 +41,7 @@ struct Runs {
 
 impl Pending {
     /// Adds the parts of `bytes` whose place isn't taken.
-    pub(super) fn insert(&mut self, start: u64, bytes: &[u8], at: Moment, request_begins: bool) {
+    pub(super) fn insert(&mut self, start: u64, bytes: &[u8], at: Moment, evidence: Evidence) {
         let some = self.some.get_or_insert_default();
         let end = start + bytes.len() as u64;
         let mut place = match some.runs.range(..=start).next_back() {
@@ -57,12 +59,21 @@ impl Pending {
                 let run = Run {
                     bytes: part.into(),
                     at,
-                    request_begins: request_begins && place == start,
+                    evidence: match place == start {
+                        true => evidence,
+                        false => Evidence::None,
+                    },
                 };
                 some.runs.insert(place, run);
             }
             place = next;
         }
+    }
+
+    /// The runs in order, with their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Run)> {
+        let runs = self.some.iter().flat_map(|some| &some.runs);
+        runs.map(|(place, run)| (*place, run))
     }
 
     /// Where the first run begins.
@@ -128,7 +139,7 @@ mod tests {
             let mut pending = Pending::default();
             let mut expected: BTreeMap<u64, u8> = BTreeMap::new();
             for (n, (start, len)) in pieces.iter().enumerate() {
-                pending.insert(*start, &vec![n as u8; *len], NOW, false);
+                pending.insert(*start, &vec![n as u8; *len], NOW, Evidence::None);
                 for place in *start..*start + *len as u64 {
                     expected.entry(place).or_insert(n as u8);
                 }

@@ -3,11 +3,12 @@
 //! What enters: its segments as captured, the news that a hole won't be filled, what the server answered to a request
 //! for a tunnel, its end. What leaves: the events of its [`RequestParser`].
 //! What may be lost: requests that lack a byte; all until the next place where a request certainly begins.
-//!
-//! Places in the stream are 64-bit numbers whose low half is the TCP sequence number, so nothing wraps.
 
+use super::begin::{Evidence, Received, is_request_in_pieces};
+use super::earlier::{Earlier, Past};
 use super::pace::Pace;
 use super::pending::{Moment, Pending};
+use super::place::{PLAUSIBLE, distance, is_more, is_plausible, place_near, start_place};
 use super::table::Class;
 use crate::edge::{Edge, EdgeEvent};
 use crate::http::{
@@ -15,9 +16,6 @@ use crate::http::{
     request_begin,
 };
 use crate::packet::Segment;
-
-/// A segment that lies farther away belongs to another connection: windows are smaller by far in practice.
-pub(super) const PLAUSIBLE: i64 = 64 << 20;
 
 /// How far before the first segment seen its SYN may have been overtaken.
 const OVERTAKEN: i64 = 1 << 20;
@@ -34,14 +32,13 @@ pub(super) struct Stream {
     joined: u64,
     /// Place behind the last byte, known once the FIN was seen.
     end: Option<u64>,
-    /// The highest acknowledgement of what the peer sent.
-    acknowledged: Option<u32>,
-    /// Whether that grew since the first segment: a SYN isn't overtaken by a whole exchange.
-    answered: bool,
+    /// What it has received.
+    received: Received,
     /// Where the way is lost, it stays so: see [`Stream::stay_lost`].
     switched: bool,
     pending: Pending,
     pace: Pace,
+    earlier: Earlier,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +91,9 @@ impl Stream {
     ) {
         if segment.syn {
             self.open(segment.sequence, context);
+        } else if self.is_late(segment) {
+            context.count(EdgeEvent::OutOfWindow);
+            return;
         }
         if segment.rst {
             self.reset(segment, context);
@@ -106,17 +106,14 @@ impl Stream {
         };
         let begins = matches!(begin, Begin::Yes | Begin::Likely);
         self.take(segment, begins, now_ns, context);
-        if let Some(number) = segment.acknowledgment
-            && self.acknowledges_more(number)
-        {
-            self.answered |= self.acknowledged.is_some();
-            self.acknowledged = Some(number);
+        if let Some(number) = segment.acknowledgment {
+            self.received.acknowledge(number);
         }
     }
 
     /// Begins a connection whose SYN has that number. True when there was another one before.
     pub(super) fn open(&mut self, syn: u32, context: &mut Context<'_, impl FnMut(Event)>) -> bool {
-        if self.syn == Some(syn) {
+        if self.syn == Some(syn) || self.was_opened_before_by(syn) {
             return false;
         }
         let first = syn.wrapping_add(1);
@@ -124,7 +121,7 @@ impl Stream {
         // Right before the first byte that was seen; or it's ours because nothing says that the connection is old.
         let ahead = self.joined as i64 - self.place(first);
         let overtaken = (0..=OVERTAKEN).contains(&overtaken_by)
-            && (ahead == 0 || ahead > 0 && self.end.is_none() && !self.answered);
+            && (ahead == 0 || ahead > 0 && self.end.is_none() && !self.received.has_grown());
         let anew = match self.position {
             Position::Unknown if self.syn.is_none() => false,
             Position::Lost { hold: true } if overtaken => {
@@ -140,8 +137,7 @@ impl Stream {
                 return false;
             }
             _ => {
-                self.end_with(Incomplete::ClosedEarly, context);
-                *self = Stream::default();
+                self.begin_anew(context);
                 true
             }
         };
@@ -151,16 +147,68 @@ impl Stream {
         anew
     }
 
-    /// The peer sent an interim answer up to a sequence number. Who acknowledges that goes on with a body.
-    pub(super) fn expect_body_behind(&mut self, number: u32) {
-        if self.acknowledged.is_some() && self.acknowledges_more(number) {
-            self.acknowledged = Some(number);
+    /// Whether a SYN is that of an earlier connection and comes late. Once this one is closed, it may open the next.
+    pub(super) fn was_opened_before_by(&self, syn: u32) -> bool {
+        self.earlier.began_with(syn)
+            && self.syn != Some(syn)
+            && !matches!(self.position, Position::Closed)
+    }
+
+    /// Whether a segment begins another connection on the same ports, whose handshake wasn't captured: with a request, and
+    /// with numbers of which neither can be of this one. Where no request can follow, only a SYN begins another.
+    pub(super) fn is_succeeded_by(&self, segment: &Segment<'_>) -> bool {
+        let place = self.place(segment.sequence);
+        if is_plausible(place, self.next, self.pending.end())
+            || matches!(self.position, Position::Unknown | Position::Over)
+        {
+            return false;
         }
+        let both = self.received.until().zip(segment.acknowledgment);
+        both.is_some_and(|(old, new)| i64::from(distance(old, new)) > PLAUSIBLE)
+            && matches!(request_begin(segment.payload), Begin::Yes | Begin::Likely)
+            && !self.earlier.had(segment.sequence)
+    }
+
+    /// Forgets all but which numbers there were: another connection begins.
+    pub(super) fn begin_anew(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
+        let last = self.next.max(self.pending.end());
+        let past = Past {
+            first: self.syn.unwrap_or((self.joined as u32).wrapping_sub(1)),
+            last: last.max(self.end.map_or(0, |end| end + 1)) as u32,
+            acknowledged: self.received.until(),
+        };
+        self.end_with(Incomplete::ClosedEarly, context);
+        let mut earlier = std::mem::take(&mut self.earlier);
+        earlier.remember(past);
+        *self = Stream {
+            earlier,
+            ..Stream::default()
+        };
+    }
+
+    /// Whether a segment is one of an earlier connection's on the same ports.
+    fn is_late(&self, segment: &Segment<'_>) -> bool {
+        !self.is_next(segment)
+            && segment.acknowledgment.is_some_and(|number| {
+                self.earlier
+                    .claim(segment.sequence, number, self.received.until())
+            })
+    }
+
+    /// What the client has received, for the server's side to tell what it says.
+    pub(super) fn received(&mut self) -> &mut Received {
+        &mut self.received
     }
 
     /// Number of the SYN, if it was seen.
     pub(super) fn syn(&self) -> Option<u32> {
         self.syn
+    }
+
+    /// True when the SYN is all that was seen.
+    pub(super) fn is_just_opened(&self) -> bool {
+        let first = self.syn.map(|syn| start_place(syn.wrapping_add(1)));
+        first == Some(self.next) && !self.has_hole() && self.received.until().is_none()
     }
 
     /// Whether the server's SYN acknowledges this direction's, and perhaps data that came with it (RFC 7413 §3).
@@ -193,10 +241,18 @@ impl Stream {
     /// The hole before the pending bytes, or before the end, won't be filled; or the answer to a request for a tunnel
     /// won't be seen.
     pub(super) fn give_up_hole(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
+        if self.joined_at_request() {
+            self.follow_held(context);
+            return;
+        }
         let until = self.pending.first_place().or(self.end);
         match &mut self.position {
             Position::Following(parser) if parser.is_waiting() => {
-                self.resolve(Verdict::Unseen, context);
+                let verdict = match self.switched {
+                    true => Verdict::Switched,
+                    false => Verdict::Unseen,
+                };
+                self.resolve(verdict, context);
             }
             Position::Following(parser) => {
                 let Some(until) = until else { return };
@@ -213,6 +269,7 @@ impl Stream {
             }
             Position::Lost { hold: true } => {
                 self.position = Position::Lost { hold: false };
+                self.next = self.next.max(self.pending.end());
                 self.pending.clear();
                 context.count(EdgeEvent::Unaligned);
             }
@@ -227,6 +284,7 @@ impl Stream {
         context: &mut Context<'_, impl FnMut(Event)>,
     ) {
         let early = !self.pending.is_empty();
+        let seen = self.next.max(self.pending.end());
         self.pending.clear();
         match &mut self.position {
             Position::Following(parser) => {
@@ -241,8 +299,12 @@ impl Stream {
                     AfterGap::Over => Position::Over,
                     AfterGap::GoesOn | AfterGap::Lost => Position::Lost { hold: false },
                 };
+                self.next = seen;
             }
-            Position::Lost { hold } => *hold = false,
+            Position::Lost { hold } => {
+                *hold = false;
+                self.next = seen;
+            }
             Position::Unknown | Position::Over | Position::Closed => {}
         }
     }
@@ -298,12 +360,17 @@ impl Stream {
             Position::Following(parser) => parser.held(),
             _ => 0,
         };
-        parser + self.pending.held()
+        parser + self.pending.held() + self.earlier.held()
     }
 
     /// Bytes that wait for a hole to be filled.
     pub(super) fn held_behind_hole(&self) -> usize {
         self.pending.held()
+    }
+
+    /// True while requests are read.
+    pub(super) fn is_following(&self) -> bool {
+        matches!(self.position, Position::Following(_))
     }
 
     /// True when no request follows on the connection.
@@ -315,7 +382,7 @@ impl Stream {
     pub(super) fn stay_lost(&mut self) {
         match self.position {
             Position::Lost { .. } => self.over(),
-            Position::Following(_) if self.has_hole() => self.switched = true,
+            Position::Following(_) if self.has_hole() || self.is_waiting() => self.switched = true,
             _ => {}
         }
     }
@@ -331,11 +398,6 @@ impl Stream {
 
     fn is_next(&self, segment: &Segment<'_>) -> bool {
         segment.sequence == self.next as u32 && !segment.syn
-    }
-
-    fn acknowledges_more(&self, number: u32) -> bool {
-        self.acknowledged
-            .is_none_or(|before| number.wrapping_sub(before) as i32 > 0)
     }
 
     fn start_at(&mut self, sequence: u32) {
@@ -377,31 +439,28 @@ impl Stream {
             if segment.payload.is_empty() && (!segment.fin || self.syn.is_none()) {
                 return;
             }
+            // Keep-alive probes are of what was received already, or of one byte of garbage (RFC 9293 §3.8.4).
+            if segment.payload == b"\0" && self.syn.is_none() {
+                return;
+            }
             if self.syn.is_some() {
                 self.follow_from_here(context);
             } else {
                 self.join(sequence, begins, context);
             }
         }
-        let mut place = self.place(sequence);
+        let place = self.place(sequence);
         if !is_plausible(place, self.next, self.pending.end()) {
             context.count(EdgeEvent::OutOfWindow);
-            if !begins {
-                return;
-            }
-            // The ports are in use again, and the SYN wasn't captured.
-            self.end_with(Incomplete::ClosedEarly, context);
-            *self = Stream::default();
-            self.join(sequence, begins, context);
-            place = self.place(sequence);
+            return;
         }
         let start = place as u64;
         let end = start + segment.payload.len() as u64;
-        let known_begin = begins
-            && self.acknowledged.is_some()
-            && segment
-                .acknowledgment
-                .is_some_and(|number| self.acknowledges_more(number));
+        let evidence = match (begins, segment.acknowledgment) {
+            (true, Some(number)) => self.received.evidence(start, number),
+            _ => Evidence::None,
+        };
+        let begins = self.begins_at(start, evidence);
         if segment.fin {
             let last = end + u64::from(segment.missing);
             self.end = self.end.or((last >= self.next).then_some(last));
@@ -410,15 +469,18 @@ impl Stream {
             ns: now_ns,
             acknowledged: segment.acknowledgment,
         };
+        if begins && self.joined_at_request() {
+            self.follow_held(context);
+        }
         match &mut self.position {
-            Position::Lost { .. } if known_begin && start >= self.next => {
+            Position::Lost { .. } if begins => {
                 self.pending.clear();
                 self.next = start;
                 self.follow_from_here(context);
-                self.follow(start, segment.payload, at, known_begin, context);
+                self.follow(start, segment.payload, at, evidence, context);
             }
             Position::Lost { hold: true } => {
-                self.pending.insert(start, segment.payload, at, known_begin);
+                self.pending.insert(start, segment.payload, at, evidence);
                 if self.pending.held() as i64 > OVERTAKEN {
                     self.give_up_hole(context);
                 }
@@ -430,9 +492,18 @@ impl Stream {
                 }
             }
             Position::Following(_) => {
-                self.follow(start, segment.payload, at, known_begin, context);
+                self.follow(start, segment.payload, at, evidence, context);
             }
             Position::Unknown | Position::Closed => {}
+        }
+    }
+
+    /// Whether a request begins with the segment at `start`, where the way is lost.
+    fn begins_at(&self, start: u64, evidence: Evidence) -> bool {
+        match evidence {
+            Evidence::None => false,
+            Evidence::BehindSeen => start == self.next.max(self.pending.end()),
+            Evidence::Certain => start >= self.next,
         }
     }
 
@@ -446,28 +517,56 @@ impl Stream {
         }
     }
 
+    /// Whether a request begins at the first byte that is held, and none of the segments showed it by itself.
+    fn joined_at_request(&self) -> bool {
+        matches!(self.position, Position::Lost { hold: true })
+            && is_request_in_pieces(&self.pending)
+    }
+
+    /// Requests begin at the first byte that is held.
+    fn follow_held(&mut self, context: &mut Context<'_, impl FnMut(Event)>) {
+        self.next = self.pending.first_place().unwrap_or(self.next);
+        self.follow_from_here(context);
+        self.drain(context);
+    }
+
     fn follow(
         &mut self,
         start: u64,
         bytes: &[u8],
         at: Moment,
-        known_begin: bool,
+        evidence: Evidence,
         context: &mut Context<'_, impl FnMut(Event)>,
     ) {
         if start > self.next {
             if !bytes.is_empty() {
-                self.pending.insert(start, bytes, at, known_begin);
+                self.pending.insert(start, bytes, at, evidence);
             }
             return;
         }
-        // Bytes that were taken already never change.
+        // Bytes that were taken already never change, nor do those that are held.
         let known = usize::try_from(self.next - start).unwrap_or(usize::MAX);
         if let Some(new) = bytes.get(known..) {
+            let new = match self.pending.first_place() {
+                Some(place) => self.hold_behind(place, new, at),
+                None => new,
+            };
             self.feed(new, at, context);
         }
         if !self.pending.is_empty() || self.end.is_some() {
             self.drain(context);
         }
+    }
+
+    /// Of bytes that have their turn, holds those from `place` on, and returns the others.
+    fn hold_behind<'a>(&mut self, place: u64, bytes: &'a [u8], at: Moment) -> &'a [u8] {
+        let before = usize::try_from(place.saturating_sub(self.next)).unwrap_or(usize::MAX);
+        let (now, later) = bytes.split_at(before.min(bytes.len()));
+        if !later.is_empty() {
+            self.pending
+                .insert(place.max(self.next), later, at, Evidence::None);
+        }
+        now
     }
 
     /// Gives the parser bytes that have their turn, and holds what it doesn't take.
@@ -484,7 +583,8 @@ impl Stream {
         let taken = parser.push(bytes, arrival, &mut context.out);
         self.next += taken as u64;
         if taken < bytes.len() {
-            self.pending.insert(self.next, &bytes[taken..], at, false);
+            self.pending
+                .insert(self.next, &bytes[taken..], at, Evidence::None);
         }
         if parser.is_no_http() && self.syn.is_none() {
             // Text that only looked like a request line where the capture joined the connection.
@@ -538,9 +638,19 @@ impl Stream {
             return;
         }
         self.position = Position::Lost { hold: false };
+        let mut received = None;
         while let Some((place, run)) = self.pending.pop_until(u64::MAX) {
+            let begins = match run.evidence {
+                Evidence::None => false,
+                Evidence::BehindSeen => {
+                    let both = run.at.acknowledged.zip(received);
+                    place == self.next && both.is_some_and(|(now, before)| is_more(now, before))
+                }
+                Evidence::Certain => true,
+            };
             self.next = place;
-            if run.request_begins {
+            received = run.at.acknowledged;
+            if begins {
                 self.follow_from_here(context);
                 self.feed(&run.bytes, run.at, context);
                 self.drain(context);
@@ -565,23 +675,4 @@ impl Stream {
         };
         self.pending.clear();
     }
-}
-
-/// Whether a segment may belong to a connection whose next byte and last known byte have these places. A hole that isn't
-/// given up may have more behind it than any window.
-pub(super) fn is_plausible(place: i64, next: u64, seen: u64) -> bool {
-    let ahead = place - next.max(seen) as i64;
-    let behind = next as i64 - place;
-    ahead <= PLAUSIBLE && behind <= PLAUSIBLE
-}
-
-/// Where a connection's first byte is placed: far enough from 0 that no place is negative.
-pub(super) fn start_place(sequence: u32) -> u64 {
-    (1 << 32) + u64::from(sequence)
-}
-
-/// The place of a sequence number near another place.
-pub(super) fn place_near(near: u64, sequence: u32) -> i64 {
-    let ahead = sequence.wrapping_sub(near as u32) as i32;
-    near as i64 + i64::from(ahead)
 }

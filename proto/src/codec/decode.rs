@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::measured;
 use crate::message::{
-    Batch, Delivery, Downstream, Hello, LinkError, Parcel, Settlement, Upstream, Welcome,
+    Batch, Delivery, Downstream, Hello, LinkError, Outcomes, Parcel, Settlement, Upstream, Welcome,
 };
 use crate::pieces::Pieces;
 use crate::wire;
@@ -248,7 +248,7 @@ impl Decoder {
             let epoch = epochs
                 .get(run.epoch as usize)
                 .ok_or_else(|| protocol("a settlement's epoch is not in its message"))?;
-            let mut outcomes = Vec::with_capacity(run.outcomes.len());
+            let mut outcomes = Outcomes::with_capacity(run.outcomes.len());
             for outcome in &run.outcomes {
                 let target = targets
                     .get(outcome.target as usize)

@@ -106,7 +106,7 @@ async fn a_copy_joins_the_first_and_both_are_answered() {
     assert_eq!(sequences(&link.take(MANY).0), [0]);
     link.offer(second.job("t/a", 0).await).unwrap();
     assert!(link.take(MANY).0.is_empty());
-    let outcomes = vec![(target("t/a").name.clone(), Disposition::Replayed(200))];
+    let outcomes = [(target("t/a").name.clone(), Disposition::Replayed(200))].into();
     let id = parcel(0).exchange.id.clone();
     link.settle(vec![Settlement { id, outcomes }]);
     assert_eq!(first.ends(), [Disposition::Replayed(200)]);
@@ -130,7 +130,7 @@ async fn a_full_lane_refuses_and_an_answer_frees_credit() {
     books.ends();
     assert_eq!(sequences(&link.take(MANY).0), [0]);
     assert!(link.take(MANY).0.is_empty());
-    let outcomes = vec![(target("t/a").name.clone(), Disposition::Replayed(204))];
+    let outcomes = [(target("t/a").name.clone(), Disposition::Replayed(204))].into();
     let id = parcel(0).exchange.id.clone();
     link.settle(vec![Settlement { id, outcomes }]);
     assert_eq!(books.ends(), [Disposition::Replayed(204)]);

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::metrics::{Breakers, Latencies};
+use crate::metrics::Metrics;
 
 const SHUT: Disposition = Disposition::Dropped(DropReason::BreakerOpen);
 const SILENT: Disposition = Disposition::Failed(Fault::Target);
@@ -20,10 +20,7 @@ fn runner(url: &str, yaml: &str) -> Arc<Runner<u64>> {
     let document = TargetDocument::parse("t", &format!("{{url: '{url}', {yaml}}}")).unwrap();
     let target = Target::new(TargetName::new("t/a").unwrap(), 1, document).unwrap();
     let mut registry = Registry::default();
-    let meters = (
-        Latencies::register(&mut registry).of(&target.name),
-        Breakers::register(&mut registry).of(&target.name),
-    );
+    let meters = Metrics::register(&mut registry).of(&target.name);
     let room = Room {
         bytes: 1 << 20,
         jobs: 1000,

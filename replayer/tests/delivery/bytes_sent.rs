@@ -9,7 +9,7 @@ async fn arrives(raw: &[u8], original_host: bool) -> String {
     let server = Server::answering(OK).await;
     let client = server.client_with(|document| document.original_host = original_host);
     let exchange = captured(raw);
-    let delivery = client.send(&exchange).await;
+    let delivery = client.send(&exchange, 0).await;
     assert_eq!(delivery.disposition, Disposition::Replayed(200));
     assert_eq!(delivery.attempts, 1);
     let requests = server.requests();
@@ -99,7 +99,7 @@ async fn a_request_that_contradicts_itself_is_not_sent() {
     let server = Server::answering(OK).await;
     let mut exchange = captured(crate::server::POST);
     exchange.request.body = reprise_traffic::Body::from(&b"longer"[..]);
-    let delivery = server.client().send(&exchange).await;
+    let delivery = server.client().send(&exchange, 0).await;
     let ours = Disposition::Failed(reprise_traffic::Fault::Ours);
     assert_eq!((delivery.disposition, delivery.attempts), (ours, 0));
     assert_eq!(server.connections(), 0);

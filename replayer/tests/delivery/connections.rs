@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use reprise_traffic::Disposition::{self, Replayed, Unknown};
+use reprise_traffic::target::Connections;
 use tokio::io::AsyncWriteExt;
 
-use crate::server::{GET, OK, POST, Server, deliver, outcome};
+use crate::server::{GET, OK, POST, Server, captured, deliver, outcome};
 
 #[tokio::test]
 async fn one_connection_carries_many_requests() {
@@ -215,4 +216,33 @@ async fn an_early_answer_of_a_server_that_reads_on_cuts_no_body() {
     );
     server.seen(1).await;
     assert!(server.requests()[0].ends_with(&body));
+}
+
+/// As many connections as production had, which end with the same request; an answer says so and the next is another.
+#[tokio::test]
+async fn each_session_has_a_connection_of_its_own_where_that_is_asked_for() {
+    let server = Server::start(|mut peer| async move {
+        while let Some(request) = peer.request().await {
+            peer.send(OK).await;
+            if request.contains("Connection: close") {
+                return;
+            }
+        }
+    })
+    .await;
+    let client = server.client_with(|document| document.connections = Connections::PerSession);
+    let close = b"GET / HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n";
+    for request in [GET, POST, GET, close] {
+        for session in 1..=5 {
+            let delivery = client.send(&captured(request), session).await;
+            assert_eq!(delivery.disposition, Replayed(200));
+        }
+    }
+    server.closed(5).await;
+    assert_eq!(server.connections(), 5);
+    assert_eq!(
+        client.send(&captured(GET), 1).await.disposition,
+        Replayed(200)
+    );
+    assert_eq!(server.connections(), 6);
 }

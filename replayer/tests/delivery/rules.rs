@@ -18,7 +18,7 @@ async fn arrives(path: &str, yaml: &str, raw: &str) -> String {
     let url = format!("http://127.0.0.1:{}{path}", server.port);
     let client = client_of(&url, |d| *d = document(&url, yaml));
     let exchange = captured(raw.as_bytes());
-    let delivery = client.send(&exchange).await;
+    let delivery = client.send(&exchange, 0).await;
     assert_eq!(delivery.disposition, Disposition::Replayed(200), "{yaml}");
     let requests = server.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");

@@ -220,7 +220,7 @@ pub(crate) fn client_of(url: &str, change: impl FnOnce(&mut TargetDocument)) -> 
 }
 
 pub(crate) async fn deliver(client: &TargetClient, raw: &[u8]) -> Delivery {
-    client.send(&captured(raw)).await
+    client.send(&captured(raw), 0).await
 }
 
 pub(crate) async fn outcome(client: &TargetClient, raw: &[u8]) -> Disposition {

@@ -58,9 +58,7 @@ impl Listing {
     /// Writes a request.
     pub(super) fn line(&mut self, seen: &Seen) -> io::Result<()> {
         if self.json {
-            let row = Row::new(&self.file, seen, self.answers);
-            serde_json::to_writer(&mut self.out, &row).map_err(io::Error::from)?;
-            writeln!(self.out)?;
+            Row::new(&self.file, seen, self.answers).write(&mut self.out)?;
         } else {
             self.table_line(seen)?;
         }

@@ -57,7 +57,7 @@ pub(super) fn words(event: EdgeEvent, recording: bool) -> Option<String> {
         EdgeEvent::RefusedBadChunk => refused("malformed chunks"),
         EdgeEvent::RefusedMalformedHead => refused("a malformed head"),
         EdgeEvent::RefusedBareLineFeed => refused("a line of the head that ends in a bare LF"),
-        EdgeEvent::RefusedHeadTooLarge => refused("a head over 64 KiB"),
+        EdgeEvent::RefusedHeadTooLarge => refused("a head over 256 KiB"),
         EdgeEvent::RefusedTooManyHeaders => refused("too many header lines"),
         EdgeEvent::RefusedTrailersTooLarge => refused("trailers that are too large"),
         EdgeEvent::IncompleteGap => "requests that lack bytes".to_owned(),

@@ -5,9 +5,11 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io;
 
 use reprise_traffic::{Answer, Body};
 use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::Seen;
@@ -58,6 +60,36 @@ impl<'a> Row<'a> {
             response: answers.then(|| seen.answer.as_deref().map(Response::new)),
         }
     }
+
+    /// Writes it as one line.
+    pub(super) fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
+        self.serialize(&mut Serializer::with_formatter(&mut *out, OneLine))?;
+        writeln!(out)
+    }
+}
+
+/// Writes DEL and the control characters above it as escapes too: some take U+0085 for the end of a line, and terminals
+/// others for commands.
+struct OneLine;
+
+impl Formatter for OneLine {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(|c| ('\u{7f}'..='\u{9f}').contains(&c)) {
+            let (before, from) = rest.split_at(at);
+            out.write_all(before.as_bytes())?;
+            let mut behind = from.chars();
+            if let Some(control) = behind.next() {
+                write!(out, "\\u{:04x}", u32::from(control))?;
+            }
+            rest = behind.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
 }
 
 impl<'a> Response<'a> {
@@ -105,4 +137,21 @@ fn checksum(body: &Body) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_no_control_characters() {
+        let value = latin1(b"a\x7fb\x85\xe9\x9f\n\"");
+        let mut line = Vec::new();
+        value
+            .serialize(&mut Serializer::with_formatter(&mut line, OneLine))
+            .unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert_eq!(line, r#""a\u007fb\u0085é\u009f\n\"""#);
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), value);
+    }
 }

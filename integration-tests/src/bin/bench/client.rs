@@ -15,11 +15,14 @@ use hdrhistogram::Histogram;
 use reprise_integration_tests::Place;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
+use crate::numbered::Numbered;
 use crate::stop;
 
 /// As many as the acceptance of the capture names.
 pub(crate) const CONNECTIONS: usize = 50;
 
+/// Bytes of a request's head.
+const HEAD: usize = 600;
 /// Time for the last answers.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// The longest wait between two looks at the clock.
@@ -44,6 +47,8 @@ pub(crate) enum Shape {
     Get,
     /// A POST with 10 KB of body.
     Post,
+    /// The same GET but for a number in its URL, from 0 on.
+    Numbered,
 }
 
 /// What a client is to do.
@@ -92,32 +97,51 @@ impl Shape {
         match self {
             Shape::Get => "GET, 600 B",
             Shape::Post => "POST, 10 KB",
+            Shape::Numbered => "GET with a number, 600 B",
         }
     }
 
-    fn request(self, to: SocketAddr) -> Vec<u8> {
-        let line = match self {
-            Shape::Get => "GET /items/17?q=abc",
-            Shape::Post => "POST /items/17",
-        };
-        let mut head = format!(
-            "{line} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: bench\r\nAccept: text/html,*/*;q=0.8\r\n"
-        );
-        let body = match self {
-            Shape::Get => 0,
-            Shape::Post => 10_240,
-        };
-        if body > 0 {
-            head.push_str(&format!("Content-Length: {body}\r\n"));
+    fn requests(self, to: SocketAddr) -> Requests {
+        match self {
+            Shape::Get => Requests::Same(same("GET /items/17?q=abc", to, 0)),
+            Shape::Post => Requests::Same(same("POST /items/17", to, 10_240)),
+            Shape::Numbered => Requests::Numbered(Numbered::new(&to.to_string(), HEAD)),
         }
-        head.push_str("Cookie: sid=");
-        let missing = 600_usize.saturating_sub(head.len() + 4);
-        head.push_str(&"c".repeat(missing));
-        head.push_str("\r\n\r\n");
-        let mut request = head.into_bytes();
-        request.resize(request.len() + body, b'b');
-        request
     }
+}
+
+/// The bytes of one request after the other.
+#[derive(Debug)]
+enum Requests {
+    Same(Vec<u8>),
+    Numbered(Numbered),
+}
+
+impl Requests {
+    /// The one before which so many were sent.
+    fn next(&mut self, sent: u64) -> &[u8] {
+        match self {
+            Requests::Same(request) => request,
+            Requests::Numbered(request) => request.with(sent as u32),
+        }
+    }
+}
+
+/// A request with a head of [`HEAD`] bytes and a body.
+fn same(line: &str, to: SocketAddr, body: usize) -> Vec<u8> {
+    let mut head = format!(
+        "{line} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: bench\r\nAccept: text/html,*/*;q=0.8\r\n"
+    );
+    if body > 0 {
+        head.push_str(&format!("Content-Length: {body}\r\n"));
+    }
+    head.push_str("Cookie: sid=");
+    let missing = HEAD.saturating_sub(head.len() + 4);
+    head.push_str(&"c".repeat(missing));
+    head.push_str("\r\n\r\n");
+    let mut request = head.into_bytes();
+    request.resize(request.len() + body, b'b');
+    request
 }
 
 impl Plan {
@@ -130,7 +154,7 @@ impl Plan {
     }
 
     fn drive(&self) -> Result<Answers> {
-        let request = self.shape.request(self.to);
+        let mut requests = self.shape.requests(self.to);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut connections = Vec::new();
         for number in 0..CONNECTIONS {
@@ -151,7 +175,8 @@ impl Plan {
                 && let Some(due) = schedule.next(now)
             {
                 idle.pop_front();
-                connections[free].send(&request, due)?;
+                let request = requests.next(schedule.taken - 1);
+                connections[free].send(request, due)?;
             }
             if schedule.is_over(now) {
                 if idle.len() == CONNECTIONS {
@@ -319,8 +344,13 @@ mod tests {
     #[test]
     fn requests_have_the_size_that_is_written_beside_them() {
         let to = "127.0.0.1:10000".parse().unwrap();
-        assert_eq!(Shape::Get.request(to).len(), 600);
-        assert_eq!(Shape::Post.request(to).len(), 600 + 10_240);
+        for (shape, size) in [
+            (Shape::Get, 600),
+            (Shape::Post, 600 + 10_240),
+            (Shape::Numbered, 600),
+        ] {
+            assert_eq!(shape.requests(to).next(7).len(), size, "{}", shape.name());
+        }
     }
 
     #[test]

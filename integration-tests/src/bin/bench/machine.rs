@@ -58,12 +58,25 @@ pub(crate) fn heading(quick: bool, note: Option<&str>) -> String {
         ("commit", said("git", &["describe", "--always", "--dirty"])),
         ("nginx", said("nginx", &["-v"])),
         ("tcpdump", said("tcpdump", &["--version"])),
+        ("wrk", wrk()),
     ];
     for (name, fact) in facts {
         text.push_str(&format!("- {name}: {fact}\n"));
     }
     text.push('\n');
     text
+}
+
+/// wrk says which it is, and ends with 1.
+fn wrk() -> String {
+    let mut command = Place::loopback().command("wrk");
+    command.arg("-v");
+    let said = process::run(command, LIMIT).map(|finished| finished.stdout);
+    let version = said.ok().and_then(|said| {
+        let line = said.lines().next()?.split_once(" Copyright")?.0;
+        Some(line.trim().to_owned())
+    });
+    version.unwrap_or("unknown".to_owned())
 }
 
 fn read(path: &str) -> String {

@@ -1,4 +1,5 @@
-//! `make bench`: what capture costs a web host, measured on this machine in one run.
+//! `make bench`: what capture costs a web host, and how fast and how exactly recordings are replayed, measured on this
+//! machine in one run.
 //!
 //! What enters: a nginx, clients, and `reprise` as users run it. What leaves: a table for each part on stdout, each
 //! figure beside its yardstick, and for a whole run `bench/RESULTS.md`. What may be lost: nothing that was started
@@ -6,18 +7,27 @@
 
 mod client;
 mod cost;
+mod flatout;
 mod flood;
+mod gor;
 mod latency;
+mod live;
 mod machine;
 mod meter;
+mod null;
+mod numbered;
 mod outage;
+mod pacing;
 mod production;
 mod report;
+mod run;
 mod seen;
 mod sink;
 mod stop;
+mod timing;
 mod uploads;
 mod watch;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,7 +42,7 @@ use crate::report::Section;
 /// Where a whole run leaves its figures.
 const RESULTS: &str = "bench/RESULTS.md";
 
-/// Measure what capture costs on this machine. Needs root, or the capabilities NET_RAW, NET_ADMIN and SYS_ADMIN.
+/// Measure what capture and replay cost on this machine. Needs root, or the capabilities NET_RAW, NET_ADMIN and SYS_ADMIN.
 #[derive(Debug, Parser)]
 struct Args {
     /// Shorter rounds, 2 to 3 minutes in all
@@ -67,6 +77,14 @@ enum Part {
     Flood,
     /// A relay that is dead for a while
     Outage,
+    /// Whether a replay keeps the times of its recording
+    Pacing,
+    /// From production to staging on one machine
+    Live,
+    /// A recording sent as fast as possible, against wrk
+    Flatout,
+    /// A recording replayed to nobody
+    Null,
 }
 
 /// What all parts are given.
@@ -98,6 +116,10 @@ impl Part {
             Part::Uploads => uploads::measure(context),
             Part::Flood => flood::measure(context),
             Part::Outage => outage::measure(context),
+            Part::Pacing => pacing::measure(context),
+            Part::Live => live::measure(context),
+            Part::Flatout => flatout::measure(context),
+            Part::Null => null::measure(context),
         }
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+/// Ticks a second in what the kernel tells: `USER_HZ`, 100 on all but a few old architectures.
+const USER_HZ: u64 = 100;
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
 /// User and system time of all its threads, nanoseconds: `/proc/PID/stat` counts in ticks of 10 ms, this does not.
@@ -24,6 +26,23 @@ pub(crate) fn cpu_ns(pid: u32) -> Result<u64> {
         }
     }
     Ok(sum)
+}
+
+/// The same of a process that has ended and is yet to be waited for, and of threads that ended before; in steps of 10 ms.
+pub(crate) fn whole_cpu_ns(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let ticks = ticks(&text).with_context(|| format!("{path} says {text:?}"))?;
+    Ok(ticks * (1_000_000_000 / USER_HZ))
+}
+
+/// `utime` and `stime`, the fields 14 and 15 (proc_pid_stat(5)). The second field is a name that may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
 }
 
 /// The first of three figures (Documentation/scheduler/sched-stats.rst): nanoseconds on a CPU.
@@ -96,6 +115,14 @@ impl Drop for Sampler {
     }
 }
 
+/// What is resident now, at its highest, and anonymous.
+pub(crate) fn memory(pid: u32) -> Option<Memory> {
+    Some(Memory {
+        resident: status(pid, "VmHWM:")?,
+        anonymous: status(pid, "RssAnon:")?,
+    })
+}
+
 fn status(pid: u32, key: &str) -> Option<u64> {
     kib(
         &fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
@@ -117,6 +144,8 @@ mod tests {
     fn the_kernels_texts_are_read() {
         assert_eq!(on_cpu("2656701 12 3\n"), Some(2_656_701));
         assert_eq!(on_cpu(""), None);
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 250 30 5 6 20 0 9 0 1\n";
+        assert_eq!((ticks(stat), ticks("7 (a)")), (Some(280), None));
         let text = "Name:\tx\nVmHWM:\t    1234 kB\nRssAnon:\t      56 kB\n";
         assert_eq!(kib(text, "VmHWM:"), Some(1234));
         assert_eq!(kib(text, "RssAnon:"), Some(56));
@@ -126,7 +155,8 @@ mod tests {
     #[test]
     fn our_own_figures_can_be_had() {
         let pid = std::process::id();
-        assert!(cpu_ns(pid).unwrap() > 0);
+        assert!(cpu_ns(pid).unwrap() > 0 && whole_cpu_ns(pid).is_ok());
+        assert!(memory(pid).unwrap().anonymous > 0);
         assert!(Sampler::start(pid).memory().unwrap().resident > 0);
     }
 }

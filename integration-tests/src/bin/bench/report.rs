@@ -44,6 +44,21 @@ impl Aim {
         }
     }
 
+    /// A figure that is to be no lower than `aim`; as elsewhere, `×` below 1 is better.
+    pub(crate) fn at_least(what: impl Into<String>, figure: f64, aim: f64, unit: &str) -> Aim {
+        let written = |figure: f64| match figure < 1000.0 {
+            true => format!("{figure:.2} {unit}"),
+            false => format!("{} {unit}", thousands(figure as u64)),
+        };
+        Aim {
+            what: what.into(),
+            aim: format!("≥ {}", written(aim)),
+            figure: written(figure),
+            ratio: ratio(aim, Some(figure)),
+            met: figure >= aim,
+        }
+    }
+
     /// All `of` them.
     pub(crate) fn all(what: impl Into<String>, figure: u64, of: u64) -> Aim {
         Aim {
@@ -155,7 +170,7 @@ pub(crate) fn resident(memory: Memory) -> String {
 }
 
 /// `12 MiB`, of KiB.
-fn mib(kib: u64) -> String {
+pub(crate) fn mib(kib: u64) -> String {
     format!("{:.0} MiB", kib as f64 / 1024.0)
 }
 
@@ -208,6 +223,8 @@ mod tests {
         for (aim, met) in [
             (Aim::at_most("x", 2.0, 2.0, "ms"), true),
             (Aim::at_most("x", 2.01, 2.0, "ms"), false),
+            (Aim::at_least("x", 0.5, 0.5, "× y"), true),
+            (Aim::at_least("x", 499_999.9, 500_000.0, "/s"), false),
             (Aim::all("x", 5, 5), true),
             (Aim::all("x", 4, 5), false),
             (Aim::resident("x", memory(65_536)), true),

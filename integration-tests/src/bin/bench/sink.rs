@@ -155,7 +155,7 @@ async fn take(mut inlet: Inlet, arrivals: Arc<Mutex<Arrivals>>, bodies: bool) {
         }
         let settled = batch.parcels.iter().map(|parcel| Settlement {
             id: parcel.exchange.id.clone(),
-            outcomes: Vec::new(),
+            outcomes: Default::default(),
         });
         let answers = [
             Upstream::Accepted(batch.id),

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -184,17 +185,29 @@ fn tcpdump(place: &Place, to: SocketAddr) -> Result<(Kind, Option<TempDir>)> {
     let dir = tempfile::Builder::new()
         .prefix("reprise-bench-")
         .tempdir()?;
+    let filter = format!("tcp dst port {}", to.port());
+    let process = start_tcpdump(place, dir.path(), &["-w", "/dev/null"], &filter)?;
+    Ok((Kind::Tcpdump(process), Some(dir)))
+}
+
+/// tcpdump with a filter, which captures when this returns; its log is put into a directory.
+pub(crate) fn start_tcpdump(
+    place: &Place,
+    directory: &Path,
+    arguments: &[&str],
+    filter: &str,
+) -> Result<Process> {
     let mut command = place.command("tcpdump");
     command.args(["-i", place.interface(), "-n", "-Z", "root"]);
-    command.args(["-B", TCPDUMP_BUFFER, "-w", "/dev/null"]);
-    command.arg(format!("tcp dst port {}", to.port()));
-    let process = Process::start("tcpdump", command, &dir.path().join("log"))?;
+    command.args(["-B", TCPDUMP_BUFFER]).args(arguments);
+    command.arg(filter);
+    let process = Process::start("tcpdump", command, &directory.join("log"))?;
     eventually("start of tcpdump", START_LIMIT, || {
         let log = process.log()?;
         anyhow::ensure!(log.contains("listening on"), "it says {log}");
         Ok(())
     })?;
-    Ok((Kind::Tcpdump(process), Some(dir)))
+    Ok(process)
 }
 
 fn listener(
@@ -231,7 +244,7 @@ fn listener(
 }
 
 /// A line of tcpdump's farewell: `1234 packets captured`.
-fn count(log: &str, what: &str) -> Option<u64> {
+pub(crate) fn count(log: &str, what: &str) -> Option<u64> {
     let line = log.lines().find(|line| line.ends_with(what))?;
     line.split(' ').next()?.parse().ok()
 }
