@@ -108,9 +108,17 @@ impl Stage<'_> {
         }
     }
 
-    /// Has those of the crowd leave that leave by then. Whoever reads holds so many bytes.
+    /// Has those of the crowd leave that leave by then, and those that there is no room for: then the reader is late, and
+    /// those behind them. Whoever reads holds so many bytes.
     fn leave(&mut self, by: Duration, held: usize) {
-        while let Some((request, after)) = self.crowd.next(by) {
+        let room = self.reader.wanted.reassembly.budget.limit() / 4;
+        // What was not due when the replay was stopped does not take place.
+        while !self.reader.wanted.stop.is_asked() {
+            let is_full = self.crowd.held() > room;
+            let by = if is_full { Duration::MAX } else { by };
+            let Some((request, after)) = self.crowd.next(by) else {
+                return;
+            };
             let held = held + self.crowd.held();
             if !self.reader.pacing.is_timed() {
                 self.reader.wait_for_room(held);
