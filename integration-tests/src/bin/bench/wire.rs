@@ -2,7 +2,7 @@
 //!
 //! What enters: packets on their way to ports, with the kernel's time stamps of nanoseconds, through tcpdump and a file;
 //! how late tcpdump itself reads them changes nothing. What leaves: for each port the instant at which each numbered
-//! request arrived first, and how many came again. What may be lost: what the kernel dropped before tcpdump, which is an
+//! request arrived first, and how many came again as other requests. What may be lost: what the kernel dropped before tcpdump, which is an
 //! error.
 
 use std::collections::BTreeMap;
@@ -68,6 +68,7 @@ impl Wire {
         let path = self.directory.path().join("arrivals.pcap");
         let mut capture = Capture::from_file_with_precision(&path, Precision::Nano)?;
         let mut ports: BTreeMap<u16, Arrivals> = BTreeMap::new();
+        let mut streams = Streams::default();
         loop {
             let packet = match capture.next_packet() {
                 Ok(packet) => packet,
@@ -77,8 +78,9 @@ impl Wire {
             let time = packet.header.ts;
             // With nanoseconds asked for, they stand in the place of microseconds.
             let at_ns = time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64;
-            if let Some((port, payload)) = segment(packet.data) {
-                ports.entry(port).or_default().note(payload, at_ns);
+            if let Some(segment) = segment(packet.data) {
+                let arrivals = ports.entry(segment.to).or_default();
+                arrivals.note(streams.fresh(&segment), at_ns);
             }
         }
     }
@@ -100,13 +102,48 @@ impl Arrivals {
     }
 }
 
-/// Port and data of a TCP segment over IPv4 in an Ethernet frame, which loopback's look like.
-fn segment(frame: &[u8]) -> Option<(u16, &[u8])> {
-    let packet = etherparse::SlicedPacket::from_ethernet(frame).ok()?;
-    match packet.transport? {
-        etherparse::TransportSlice::Tcp(tcp) => Some((tcp.destination_port(), tcp.payload())),
-        _ => None,
+/// How far each connection has come. The kernel sends a segment again whose receiver is slow to acknowledge, which is no
+/// second request.
+#[derive(Debug, Default)]
+struct Streams(BTreeMap<(u16, u16), u32>);
+
+impl Streams {
+    /// What of a segment's data was not there before.
+    fn fresh<'a>(&mut self, segment: &Segment<'a>) -> &'a [u8] {
+        let connection = (segment.from, segment.to);
+        let end = segment.sequence.wrapping_add(segment.payload.len() as u32);
+        let known = self.0.entry(connection).or_insert(segment.sequence);
+        // Sequence numbers wrap (RFC 9293 §3.4).
+        let seen = known.wrapping_sub(segment.sequence) as i32;
+        if (end.wrapping_sub(*known) as i32) > 0 {
+            *known = end;
+        }
+        let seen = usize::try_from(seen).unwrap_or(0);
+        segment.payload.get(seen..).unwrap_or_default()
     }
+}
+
+/// A TCP segment.
+#[derive(Debug, PartialEq, Eq)]
+struct Segment<'a> {
+    from: u16,
+    to: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+/// Of TCP over IP in an Ethernet frame, which loopback's look like.
+fn segment(frame: &[u8]) -> Option<Segment<'_>> {
+    let packet = etherparse::SlicedPacket::from_ethernet(frame).ok()?;
+    let etherparse::TransportSlice::Tcp(tcp) = packet.transport? else {
+        return None;
+    };
+    Some(Segment {
+        from: tcp.source_port(),
+        to: tcp.destination_port(),
+        sequence: tcp.sequence_number(),
+        payload: tcp.payload(),
+    })
 }
 
 #[cfg(test)]
@@ -125,12 +162,40 @@ mod tests {
             .ipv4([127, 0, 0, 1], [127, 0, 0, 1], 64)
             .tcp(40_000, 8080, 1, 1000);
         packet.write(&mut frame, &payload).unwrap();
-        let (port, found) = segment(&frame).unwrap();
-        assert_eq!((port, found), (8080, &payload[..]));
+        let expected = Segment {
+            from: 40_000,
+            to: 8080,
+            sequence: 1,
+            payload: &payload,
+        };
+        assert_eq!(segment(&frame).unwrap(), expected);
         let mut arrivals = Arrivals::default();
-        arrivals.note(found, 7);
+        arrivals.note(&payload, 7);
         arrivals.note(&payload[..100], 9);
         assert_eq!(arrivals.at, BTreeMap::from([(1, 7), (2, 7)]));
         assert_eq!((arrivals.len(), arrivals.repeated), (2, 1));
+    }
+
+    #[test]
+    fn a_segment_that_is_sent_again_is_no_request() {
+        let mut streams = Streams::default();
+        let mut fresh = |from, sequence, payload| {
+            let segment = Segment {
+                from,
+                to: 80,
+                sequence,
+                payload,
+            };
+            streams.fresh(&segment)
+        };
+        let begin = u32::MAX - 1;
+        assert_eq!(fresh(1, begin, b"abcd"), b"abcd");
+        assert_eq!(fresh(1, begin, b"abcd"), b"");
+        // With what comes next.
+        assert_eq!(fresh(1, begin, b"abcdef"), b"ef");
+        assert_eq!(fresh(1, 4, b"gh"), b"gh");
+        assert_eq!(fresh(1, 2, b"ef"), b"");
+        // Another connection.
+        assert_eq!(fresh(2, 0, b"ab"), b"ab");
     }
 }
