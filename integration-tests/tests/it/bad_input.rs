@@ -47,9 +47,9 @@ fn a_file_that_is_no_capture() {
     let arguments = [&["run", "--read", file], &TO[..]].concat();
     assert_refused(reprise(), &arguments, &["shop.pcap", "No such file"]);
     fs::write(&path, "no capture").unwrap();
-    assert_refused(reprise(), &arguments, &["shop.pcap", "neither pcap"]);
+    assert_refused(reprise(), &arguments, &["shop.pcap", "neither a capture"]);
     let twice = [&["run", "--read", "-", "--read", "-"], &TO[..]].concat();
-    assert_refused(reprise(), &twice, &["--read -"]);
+    assert_refused(reprise(), &twice, &["standard input (-)"]);
     let no_file = ["run", "--mirror", "127.0.0.1:0", "--read-port", "80"];
     assert_refused(reprise(), &[&no_file, &TO[..]].concat(), &["--read-port"]);
 }
