@@ -211,7 +211,6 @@ impl Intake {
             !stop.load(Ordering::Relaxed) && (inner.window.is_full() || self.is_half_used(own))
         };
         let mut inner = self.lock();
-        inner.books.captured();
         if is_short(&mut inner) {
             drop(inner);
             self.announce();
@@ -219,10 +218,13 @@ impl Intake {
             let waited = self.room.wait_timeout_while(self.lock(), left, is_short);
             inner = waited.unwrap_or_else(PoisonError::into_inner).0;
             if is_short(&mut inner) {
+                inner.books.captured();
                 inner.books.dropped(DropReason::ListenerFull, 1);
                 return;
             }
         }
+        // Only now: whoever looks at the books meanwhile would find one that is neither in flight nor ended.
+        inner.books.captured();
         inner.window.admit_waited(request, Some(due.unix_ns));
         self.taken_in(inner, size);
     }
@@ -511,6 +513,28 @@ mod tests {
             ahead.settled(settled, start + Duration::from_millis(ms));
             assert_eq!(ahead.exchanges, expected);
         }
+    }
+
+    /// A schedule waits for room until a request is due; meanwhile the books balance, and then it is dropped and counted.
+    #[test]
+    fn what_is_due_is_dropped_for_want_of_room_and_the_books_always_balance() {
+        let (budget, intake) = small(1 << 20);
+        budget.take(1 << 20);
+        let go_on = AtomicBool::new(false);
+        let due = Due {
+            instant: Instant::now() + Duration::from_millis(100),
+            unix_ns: 1,
+        };
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| intake.admit_due(request(1), due, 0, &go_on));
+            while !waiting.is_finished() {
+                assert_eq!(intake.report().residue(), 0);
+                std::thread::yield_now();
+            }
+        });
+        let report = intake.report();
+        assert_eq!((report.captured, report.dropped["listener_full"]), (1, 1));
+        assert!(Instant::now() >= due.instant && report.residue() == 0);
     }
 
     #[test]
