@@ -5,11 +5,14 @@
 //! answer answers for itself, as our own fault. When the listener's stream is gone the answers have no reader: the
 //! listener has the exchanges still and sends them to another relay.
 
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use foldhash::HashMap;
-use reprise_proto::{Budget, Claim, Delivery, Outcomes, Parcel, Settlement};
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use reprise_proto::{Budget, Claim, Outcomes, Parcel, Settlement};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, DropReason, Exchange, ExchangeId, Fault, Target, TargetName};
 use tokio::sync::Notify;
@@ -26,12 +29,51 @@ pub(crate) struct Custody {
 
 #[derive(Debug, Default)]
 struct Inner {
-    pending: HashMap<ExchangeId, Pending>,
+    /// By [`Pending::id`].
+    pending: HashTable<Pending>,
+    keys: RandomState,
     settled: Vec<Settlement>,
+}
+
+impl Inner {
+    /// False where it is pending already.
+    fn insert(&mut self, pending: Pending) -> bool {
+        let keys = &self.keys;
+        let key = keys.hash_one(&pending.id);
+        let same = |known: &Pending| known.id == pending.id;
+        match self
+            .pending
+            .entry(key, same, |known| keys.hash_one(&known.id))
+        {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(pending);
+                true
+            }
+        }
+    }
+
+    /// A job ended, and with the last of an exchange's jobs the exchange.
+    fn answer(&mut self, job: &Job, disposition: Disposition) {
+        let id = &job.exchange.id;
+        let key = self.keys.hash_one(id);
+        let Ok(mut entry) = self.pending.find_entry(key, |pending| pending.id == *id) else {
+            return;
+        };
+        let pending = entry.get_mut();
+        let outcome = (job.target.name.clone(), disposition);
+        pending.outcomes.push(outcome);
+        pending.left -= 1;
+        if pending.left == 0 {
+            let (Pending { id, outcomes, .. }, _) = entry.remove();
+            self.settled.push(Settlement { id, outcomes });
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Pending {
+    id: ExchangeId,
     /// Deliveries without an answer.
     left: usize,
     outcomes: Outcomes,
@@ -66,28 +108,25 @@ impl Custody {
             Some(claim) => claim,
             None => self.budget.claim(size).await,
         };
-        let id = parcel.exchange.id.clone();
         let outcomes = Outcomes::with_capacity(targets.len());
         let pending = Pending {
+            id: parcel.exchange.id.clone(),
             left: targets.len(),
             outcomes,
             _claim: claim,
         };
         let mut inner = self.lock();
         if pending.left == 0 {
-            inner.settled.push(Settlement {
-                id,
-                outcomes: Outcomes::new(),
-            });
+            let Pending { id, outcomes, .. } = pending;
+            inner.settled.push(Settlement { id, outcomes });
             drop(inner);
             self.changed.notify_one();
             return Vec::new();
         }
         // The same exchange twice on one stream is a listener gone mad; the first copy's answers count.
-        if inner.pending.contains_key(&id) {
+        if !inner.insert(pending) {
             return Vec::new();
         }
-        inner.pending.insert(id, pending);
         drop(inner);
         targets
             .map(|target| Job {
@@ -102,26 +141,22 @@ impl Custody {
             .collect()
     }
 
-    fn answer(&self, id: &ExchangeId, target: &TargetName, disposition: Disposition) {
+    /// Deliveries ended.
+    fn answer<'j>(&self, ended: impl Iterator<Item = (&'j Job, Disposition)> + Clone) {
         {
             let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-            tally.add(&id.epoch, target, disposition);
+            for (job, disposition) in ended.clone() {
+                tally.add(&job.exchange.id.epoch, &job.target.name, disposition);
+            }
         }
         let mut inner = self.lock();
-        let Some(pending) = inner.pending.get_mut(id) else {
-            return;
-        };
-        pending.outcomes.push((target.clone(), disposition));
-        pending.left -= 1;
-        if pending.left > 0 {
-            return;
+        let before = inner.settled.len();
+        for (job, disposition) in ended {
+            inner.answer(job, disposition);
         }
-        if let Some((id, pending)) = inner.pending.remove_entry(id) {
-            inner.settled.push(Settlement {
-                id,
-                outcomes: pending.outcomes,
-            });
-            drop(inner);
+        let has_settled = inner.settled.len() > before;
+        drop(inner);
+        if has_settled {
             self.changed.notify_one();
         }
     }
@@ -172,17 +207,32 @@ impl Job {
         });
     }
 
-    fn answer(&mut self, disposition: Disposition) {
-        if let Some(custody) = self.custody.take() {
-            custody.answer(&self.exchange.id, &self.target.name, disposition);
+    /// Answers for all of them; neighbours of one listener at a time.
+    pub(crate) fn settle_all(mut ended: Vec<(Job, Disposition)>) {
+        let of_one = |(a, _): &(Job, Disposition), (b, _): &(Job, Disposition)| match (
+            &a.custody, &b.custody,
+        ) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        for run in ended.chunk_by_mut(of_one) {
+            let Some(custody) = run.first().and_then(|(job, _)| job.custody.clone()) else {
+                continue;
+            };
+            custody.answer(run.iter().map(|(job, disposition)| (job, *disposition)));
+            run.iter_mut().for_each(|(job, _)| job.custody = None);
         }
     }
 
-    pub(crate) fn delivery(&self) -> Delivery {
-        Delivery {
-            id: self.exchange.id.clone(),
-            target: self.target.name.clone(),
+    fn answer(&mut self, disposition: Disposition) {
+        if let Some(custody) = self.custody.take() {
+            custody.answer(std::iter::once((&*self, disposition)));
         }
+    }
+
+    /// True for a job of that exchange for that target.
+    pub(crate) fn is(&self, id: &ExchangeId, target: &TargetName) -> bool {
+        self.exchange.id == *id && self.target.name == *target
     }
 
     pub(crate) fn size(&self) -> usize {

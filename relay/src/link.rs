@@ -7,13 +7,16 @@
 //!
 //! No I/O: [`crate::pools`] drives it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use foldhash::HashMap;
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use indexmap::IndexMap;
 use reprise_proto::{Delivery, Parcel, Settlement, Welcome};
-use reprise_traffic::{DropReason, TargetName};
+use reprise_traffic::{DropReason, ExchangeId, TargetName};
 use tokio::sync::Notify;
 
 use crate::custody::Job;
@@ -71,6 +74,35 @@ struct Flight {
     copies: Vec<Job>,
 }
 
+/// Jobs that are with the replayer, by exchange and target: a table of its own, since the keys are in the jobs.
+#[derive(Debug, Default)]
+struct Flights {
+    table: HashTable<Flight>,
+    keys: RandomState,
+}
+
+impl Flights {
+    fn get_mut(&mut self, of: &Job) -> Option<&mut Flight> {
+        let (id, target) = (&of.exchange.id, &of.target.name);
+        let key = self.keys.hash_one((id, target));
+        self.table.find_mut(key, |flight| flight.job.is(id, target))
+    }
+
+    fn insert(&mut self, flight: Flight) {
+        let keys = &self.keys;
+        let key = |Flight { job, .. }: &Flight| keys.hash_one((&job.exchange.id, &job.target.name));
+        self.table.insert_unique(key(&flight), flight, key);
+    }
+
+    fn remove(&mut self, id: &ExchangeId, target: &TargetName) -> Option<Flight> {
+        let key = self.keys.hash_one((id, target));
+        let found = self
+            .table
+            .find_entry(key, |flight| flight.job.is(id, target));
+        found.ok().map(|entry| entry.remove().0)
+    }
+}
+
 impl Flight {
     fn into_jobs(self) -> impl Iterator<Item = Job> {
         std::iter::once(self.job).chain(self.copies)
@@ -83,10 +115,10 @@ struct State {
     incarnation: u64,
     credit: Load,
     sent: Load,
-    lanes: BTreeMap<TargetName, Lane>,
-    in_flight: HashMap<Delivery, Flight>,
-    /// The target whose turn comes next.
-    turn: Option<TargetName>,
+    lanes: IndexMap<TargetName, Lane, RandomState>,
+    in_flight: Flights,
+    /// Index of the lane whose turn comes next.
+    turn: usize,
 }
 
 /// A replayer's queue and its jobs in flight.
@@ -117,9 +149,9 @@ impl Link {
             incarnation: 0,
             credit: Load::default(),
             sent: Load::default(),
-            lanes: BTreeMap::new(),
-            in_flight: HashMap::default(),
-            turn: None,
+            lanes: IndexMap::default(),
+            in_flight: Flights::default(),
+            turn: 0,
         };
         Link {
             name,
@@ -172,8 +204,8 @@ impl Link {
         let unsent = state.take_queues();
         state.lanes.clear();
         state.sent = Load::default();
-        let mut sent: Vec<Job> = std::mem::take(&mut state.in_flight)
-            .into_values()
+        let mut sent: Vec<Job> = std::mem::take(&mut state.in_flight.table)
+            .into_iter()
             .flat_map(Flight::into_jobs)
             .collect();
         // A session's exchanges go on in their order, wherever they go.
@@ -188,7 +220,7 @@ impl Link {
             return Err(Refused::Down(job));
         }
         let size = job.size();
-        let lane = state.lanes.entry(job.target.name.clone()).or_default();
+        let lane = state.lane(&job.target.name);
         let full = lane.queued_bytes + size > self.lane.bytes || lane.queue.len() >= self.lane.jobs;
         if full && !lane.queue.is_empty() {
             return Err(Refused::Full(job));
@@ -229,21 +261,13 @@ impl Link {
             let mut state = self.lock();
             for Settlement { id, outcomes } in settlements {
                 for (target, disposition) in outcomes {
-                    let delivery = Delivery {
-                        id: id.clone(),
-                        target,
-                    };
-                    let flight = state
-                        .land(&delivery)
-                        .into_iter()
-                        .flat_map(Flight::into_jobs);
-                    answered.extend(flight.map(|job| (job, disposition)));
+                    let flight = state.land(&id, &target);
+                    let jobs = flight.into_iter().flat_map(Flight::into_jobs);
+                    answered.extend(jobs.map(|job| (job, disposition)));
                 }
             }
         }
-        for (job, disposition) in answered {
-            job.settle(disposition);
-        }
+        Job::settle_all(answered);
         self.changed.notify_one();
     }
 
@@ -252,7 +276,7 @@ impl Link {
         let mut state = self.lock();
         let jobs = deliveries
             .iter()
-            .filter_map(|delivery| state.land(delivery))
+            .filter_map(|Delivery { id, target }| state.land(id, target))
             .flat_map(Flight::into_jobs)
             .collect();
         drop(state);
@@ -264,7 +288,7 @@ impl Link {
     pub(crate) fn load(&self) -> (usize, usize) {
         let state = self.lock();
         let waiting = state.lanes.values().map(|lane| lane.queue.len()).sum();
-        (waiting, state.in_flight.len())
+        (waiting, state.in_flight.table.len())
     }
 }
 
@@ -278,15 +302,24 @@ impl State {
         jobs
     }
 
+    fn lane(&mut self, target: &TargetName) -> &mut Lane {
+        // `entry` would count up the references to a name that is there already, which all threads share.
+        let index = match self.lanes.get_index_of(target) {
+            Some(index) => index,
+            None => self.lanes.insert_full(target.clone(), Lane::default()).0,
+        };
+        &mut self.lanes[index]
+    }
+
     /// A job is no longer with the replayer.
-    fn land(&mut self, delivery: &Delivery) -> Option<Flight> {
-        let flight = self.in_flight.remove(delivery)?;
+    fn land(&mut self, id: &ExchangeId, target: &TargetName) -> Option<Flight> {
+        let flight = self.in_flight.remove(id, target)?;
         let size = flight.job.size();
         self.sent.remove(size);
-        if let Some(lane) = self.lanes.get_mut(&delivery.target) {
+        if let Some(lane) = self.lanes.get_mut(target) {
             lane.sent.remove(size);
             if lane.queue.is_empty() && lane.sent.jobs == 0 {
-                self.lanes.remove(&delivery.target);
+                self.lanes.swap_remove(target);
             }
         }
         Some(flight)
@@ -301,10 +334,9 @@ impl State {
         let mut idle_turns = 0;
         let now = Instant::now();
         while taken.bytes < most.bytes && taken.jobs < most.jobs && idle_turns < self.lanes.len() {
-            let Some(target) = self.next_turn() else {
-                break;
-            };
-            match self.take_one(&target, now, expired) {
+            let lane = self.turn % self.lanes.len();
+            self.turn = lane + 1;
+            match self.take_one(lane, now, expired) {
                 Some((parcel, size)) => {
                     taken.add(size);
                     parcels.push(parcel);
@@ -318,27 +350,15 @@ impl State {
         (parcels, taken)
     }
 
-    fn next_turn(&mut self) -> Option<TargetName> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let after = self.turn.take().and_then(|last| {
-            self.lanes
-                .range((Excluded(last), Unbounded))
-                .next()
-                .map(|(name, _)| name.clone())
-        });
-        self.turn = after.or_else(|| self.lanes.keys().next().cloned());
-        self.turn.clone()
-    }
-
     fn take_one(
         &mut self,
-        target: &TargetName,
+        lane: usize,
         now: Instant,
         expired: &mut Vec<Job>,
     ) -> Option<(Parcel, usize)> {
         // A part of the credit stays free for a target that has nothing to send just now.
         let share = self.lanes.len() + 1;
-        let lane = self.lanes.get_mut(target)?;
+        let (_, lane) = self.lanes.get_index_mut(lane)?;
         loop {
             let job = lane.queue.front()?;
             let size = job.size();
@@ -347,7 +367,7 @@ impl State {
                 expired.extend(lane.queue.pop_front());
                 continue;
             }
-            if let Some(first) = self.in_flight.get_mut(&job.delivery()) {
+            if let Some(first) = self.in_flight.get_mut(job) {
                 lane.queued_bytes -= size;
                 first.copies.extend(lane.queue.pop_front());
                 continue;
@@ -374,7 +394,7 @@ impl State {
                 job,
                 copies: Vec::new(),
             };
-            self.in_flight.insert(flight.job.delivery(), flight);
+            self.in_flight.insert(flight);
             return Some((parcel, size));
         }
     }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use reprise_proto::Delivery;
-use reprise_traffic::{Disposition, Epoch, Fault, TargetName};
+use reprise_traffic::{Disposition, Epoch, ExchangeId, Fault, TargetName};
 
 /// A window reaches so far beyond what is settled; no listener holds that many exchanges (4 bytes each here).
 const SPAN: u64 = 1 << 22;
@@ -37,7 +36,7 @@ pub(crate) enum Seen {
 /// All windows of a replayer.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
-    windows: HashMap<(Arc<Epoch>, TargetName), Window>,
+    windows: HashMap<Arc<Epoch>, HashMap<TargetName, Window>>,
 }
 
 #[derive(Debug)]
@@ -59,43 +58,40 @@ enum State {
 const _: () = assert!(size_of::<State>() <= 4);
 
 impl Windows {
-    /// A parcel arrived.
-    pub(crate) fn begin(&mut self, delivery: &Delivery, settled_below: u64, now: Instant) -> Seen {
-        let key = (delivery.id.epoch.clone(), delivery.target.clone());
-        let window = self.windows.entry(key).or_insert_with(|| Window {
-            base: settled_below,
-            states: VecDeque::new(),
-            used: now,
-        });
-        window.used = now;
-        window.forget_below(settled_below);
-        let Some(ahead) = delivery.id.sequence.checked_sub(window.base) else {
-            return Seen::Settled;
-        };
-        if ahead >= SPAN {
+    /// A parcel for a target arrived.
+    pub(crate) fn begin(
+        &mut self,
+        id: &ExchangeId,
+        target: &TargetName,
+        settled_below: u64,
+        now: Instant,
+    ) -> Seen {
+        if self.window(id, target).is_none() {
+            let windows = self.windows.entry(id.epoch.clone()).or_default();
+            windows.insert(target.clone(), Window::new(settled_below, now));
+        }
+        let Some(window) = self.window(id, target) else {
             return Seen::OutOfReach;
-        }
-        let index = ahead as usize;
-        if index >= window.states.len() {
-            window.states.resize(index + 1, State::Unseen);
-        }
-        match window.states[index] {
-            State::Unseen => {
-                window.states[index] = State::InFlight;
-                Seen::Never
-            }
-            State::InFlight => Seen::InFlight,
-            State::Ended(disposition) => Seen::Ended(disposition),
-        }
+        };
+        window.begin(id.sequence, settled_below, now)
+    }
+
+    // `entry` would count up the references to a key that is there already, which all threads share.
+    fn window(&mut self, id: &ExchangeId, target: &TargetName) -> Option<&mut Window> {
+        self.windows.get_mut(&id.epoch)?.get_mut(target)
     }
 
     /// A delivery ended. `None`: it was not attempted and may come again.
-    pub(crate) fn end(&mut self, delivery: &Delivery, disposition: Option<Disposition>) {
-        let key = (delivery.id.epoch.clone(), delivery.target.clone());
-        let Some(window) = self.windows.get_mut(&key) else {
+    pub(crate) fn end(
+        &mut self,
+        id: &ExchangeId,
+        target: &TargetName,
+        disposition: Option<Disposition>,
+    ) {
+        let Some(window) = self.window(id, target) else {
             return;
         };
-        let index = delivery.id.sequence.checked_sub(window.base);
+        let index = id.sequence.checked_sub(window.base);
         if let Some(state) = index.and_then(|index| window.states.get_mut(index as usize)) {
             *state = disposition.map_or(State::Unseen, State::Ended);
         }
@@ -103,14 +99,50 @@ impl Windows {
 
     /// Forgets the epochs that have been silent. To be called now and then.
     pub(crate) fn forget_silent(&mut self, now: Instant) {
-        self.windows.retain(|_, window| {
-            let in_flight = window.states.contains(&State::InFlight);
-            in_flight || now.duration_since(window.used) < FORGOTTEN_AFTER
+        self.windows.retain(|_, windows| {
+            windows.retain(|_, window| !window.is_silent(now));
+            !windows.is_empty()
         });
     }
 }
 
 impl Window {
+    fn new(base: u64, now: Instant) -> Window {
+        Window {
+            base,
+            states: VecDeque::new(),
+            used: now,
+        }
+    }
+
+    fn begin(&mut self, sequence: u64, settled_below: u64, now: Instant) -> Seen {
+        self.used = now;
+        self.forget_below(settled_below);
+        let Some(ahead) = sequence.checked_sub(self.base) else {
+            return Seen::Settled;
+        };
+        if ahead >= SPAN {
+            return Seen::OutOfReach;
+        }
+        let index = ahead as usize;
+        if index >= self.states.len() {
+            self.states.resize(index + 1, State::Unseen);
+        }
+        match self.states[index] {
+            State::Unseen => {
+                self.states[index] = State::InFlight;
+                Seen::Never
+            }
+            State::InFlight => Seen::InFlight,
+            State::Ended(disposition) => Seen::Ended(disposition),
+        }
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        let in_flight = self.states.contains(&State::InFlight);
+        !in_flight && now.duration_since(self.used) >= FORGOTTEN_AFTER
+    }
+
     fn forget_below(&mut self, mark: u64) {
         let Some(gone) = mark.checked_sub(self.base) else {
             return;
@@ -131,18 +163,32 @@ pub(crate) const OUT_OF_REACH: Disposition = Disposition::Failed(Fault::Ours);
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use reprise_traffic::ExchangeId;
-
     use super::*;
+    use proptest::prelude::*;
 
-    fn delivery(sequence: u64, target: &str) -> Delivery {
-        Delivery {
-            id: ExchangeId {
-                epoch: Arc::new(Epoch::new("web", 1)),
-                sequence,
-            },
-            target: TargetName::new(target).unwrap(),
+    fn id(sequence: u64) -> ExchangeId {
+        ExchangeId {
+            epoch: Arc::new(Epoch::new("web", 1)),
+            sequence,
+        }
+    }
+
+    /// Windows at one instant.
+    struct Replayer(Windows, Instant);
+
+    impl Replayer {
+        fn new() -> Replayer {
+            Replayer(Windows::default(), Instant::now())
+        }
+
+        fn begin(&mut self, sequence: u64, target: &str, settled_below: u64) -> Seen {
+            let target = TargetName::new(target).unwrap();
+            self.0.begin(&id(sequence), &target, settled_below, self.1)
+        }
+
+        fn end(&mut self, sequence: u64, target: &str, disposition: Option<Disposition>) {
+            let target = TargetName::new(target).unwrap();
+            self.0.end(&id(sequence), &target, disposition);
         }
     }
 
@@ -150,62 +196,55 @@ mod tests {
 
     #[test]
     fn a_copy_learns_how_the_first_ended() {
-        let (mut windows, now) = (Windows::default(), Instant::now());
-        let first = delivery(5, "t/a");
-        assert_eq!(windows.begin(&first, 0, now), Seen::Never);
-        assert_eq!(windows.begin(&first, 0, now), Seen::InFlight);
-        assert_eq!(windows.begin(&delivery(5, "t/b"), 0, now), Seen::Never);
-        windows.end(&first, Some(OK));
-        assert_eq!(windows.begin(&first, 0, now), Seen::Ended(OK));
-        assert_eq!(windows.begin(&delivery(6, "t/a"), 6, now), Seen::Never);
-        assert_eq!(windows.begin(&first, 0, now), Seen::Settled);
+        let mut replayer = Replayer::new();
+        assert_eq!(replayer.begin(5, "t/a", 0), Seen::Never);
+        assert_eq!(replayer.begin(5, "t/a", 0), Seen::InFlight);
+        assert_eq!(replayer.begin(5, "t/b", 0), Seen::Never);
+        replayer.end(5, "t/a", Some(OK));
+        assert_eq!(replayer.begin(5, "t/a", 0), Seen::Ended(OK));
+        assert_eq!(replayer.begin(6, "t/a", 6), Seen::Never);
+        assert_eq!(replayer.begin(5, "t/a", 0), Seen::Settled);
     }
 
     #[test]
     fn what_was_not_attempted_may_come_again() {
-        let (mut windows, now) = (Windows::default(), Instant::now());
-        let parcel = delivery(1, "t/a");
-        assert_eq!(windows.begin(&parcel, 0, now), Seen::Never);
-        windows.end(&parcel, None);
-        assert_eq!(windows.begin(&parcel, 0, now), Seen::Never);
+        let mut replayer = Replayer::new();
+        assert_eq!(replayer.begin(1, "t/a", 0), Seen::Never);
+        replayer.end(1, "t/a", None);
+        assert_eq!(replayer.begin(1, "t/a", 0), Seen::Never);
     }
 
     #[test]
     fn madness_does_not_fill_memory() {
-        let (mut windows, now) = (Windows::default(), Instant::now());
-        assert_eq!(
-            windows.begin(&delivery(u64::MAX, "t/a"), 0, now),
-            Seen::OutOfReach
-        );
-        assert_eq!(
-            windows.begin(&delivery(3, "t/a"), u64::MAX, now),
-            Seen::Settled
-        );
+        let mut replayer = Replayer::new();
+        assert_eq!(replayer.begin(u64::MAX, "t/a", 0), Seen::OutOfReach);
+        assert_eq!(replayer.begin(3, "t/a", u64::MAX), Seen::Settled);
     }
 
     #[test]
     fn silent_epochs_are_forgotten_but_not_what_is_in_flight() {
-        let (mut windows, now) = (Windows::default(), Instant::now());
-        windows.begin(&delivery(1, "t/a"), 0, now);
-        windows.begin(&delivery(1, "t/b"), 0, now);
-        windows.end(&delivery(1, "t/b"), Some(OK));
+        let mut replayer = Replayer::new();
+        replayer.begin(1, "t/a", 0);
+        replayer.begin(1, "t/b", 0);
+        replayer.end(1, "t/b", Some(OK));
+        let Replayer(mut windows, now) = replayer;
         windows.forget_silent(now + FORGOTTEN_AFTER);
-        assert_eq!(windows.windows.len(), 1);
+        let left: Vec<_> = windows.windows.values().flat_map(HashMap::keys).collect();
+        assert_eq!(left, [&TargetName::new("t/a").unwrap()]);
     }
 
     proptest! {
         /// However copies and marks come: each delivery is begun once.
         #[test]
         fn each_begins_once(steps in prop::collection::vec((0_u64..50, 0_u64..50), 1..200)) {
-            let (mut windows, now) = (Windows::default(), Instant::now());
+            let mut replayer = Replayer::new();
             let mut begun = std::collections::HashSet::new();
             for (sequence, mark) in steps {
                 // A mark never passes what is in flight: only settled exchanges are below it.
                 let mark = (0..mark).take_while(|s| begun.contains(s)).count() as u64;
-                let parcel = delivery(sequence, "t/a");
-                if windows.begin(&parcel, mark, now) == Seen::Never {
+                if replayer.begin(sequence, "t/a", mark) == Seen::Never {
                     prop_assert!(begun.insert(sequence), "{sequence} began twice");
-                    windows.end(&parcel, Some(OK));
+                    replayer.end(sequence, "t/a", Some(OK));
                 }
             }
         }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reprise_proto::{Delivery, Pace, Settlement, Upstream};
-use reprise_traffic::Disposition;
+use reprise_traffic::{Disposition, ExchangeId, TargetName};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -34,10 +34,18 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A parcel was taken: its answer is owed.
-    pub(crate) fn owe(self: &Arc<Outbox>) -> Reply {
-        self.lock().owed += 1;
-        Reply(Some(self.clone()))
+    /// So many parcels were taken: an answer is owed for each.
+    pub(crate) fn owe(self: &Arc<Outbox>, parcels: usize) -> impl Iterator<Item = Reply> + use<> {
+        self.lock().owed += parcels;
+        std::iter::repeat_n(self.clone(), parcels).map(|outbox| Reply(Some(outbox)))
+    }
+
+    fn settled(&self, mut settled: Vec<Settlement>) {
+        let mut inner = self.lock();
+        inner.owed -= settled.len();
+        inner.settled.append(&mut settled);
+        drop(inner);
+        self.changed.notify_one();
     }
 
     /// Sends answers until `input_ended` is cancelled and none is owed. `leaving` asks the relay to send no more.
@@ -87,13 +95,33 @@ impl Outbox {
 
 impl Reply {
     /// The parcel ended.
-    pub(crate) fn settle(mut self, delivery: &Delivery, disposition: Disposition) {
-        let outcomes = [(delivery.target.clone(), disposition)].into();
+    pub(crate) fn settle(mut self, id: &ExchangeId, target: TargetName, disposition: Disposition) {
         let settlement = Settlement {
-            id: delivery.id.clone(),
-            outcomes,
+            id: id.clone(),
+            outcomes: [(target, disposition)].into(),
         };
         self.answer(|inner| inner.settled.push(settlement));
+    }
+
+    /// Parcels ended, each with its settlement: as [`Reply::settle`], at a time for neighbours with the same relay.
+    pub(crate) fn settle_all(ended: impl Iterator<Item = (Reply, Settlement)>) {
+        let mut together: Option<(Arc<Outbox>, Vec<Settlement>)> = None;
+        for (mut reply, settlement) in ended {
+            let Some(outbox) = reply.0.take() else {
+                continue;
+            };
+            match &mut together {
+                Some((same, settled)) if Arc::ptr_eq(same, &outbox) => settled.push(settlement),
+                _ => {
+                    if let Some((before, settled)) = together.replace((outbox, vec![settlement])) {
+                        before.settled(settled);
+                    }
+                }
+            }
+        }
+        if let Some((last, settled)) = together {
+            last.settled(settled);
+        }
     }
 
     /// The parcel was not attempted, and won't be.

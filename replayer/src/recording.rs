@@ -39,7 +39,7 @@ pub struct RecordingError {
 }
 
 /// Called once, with how an exchange ended.
-pub(crate) type End = Box<dyn FnOnce(&Exchange, Disposition) + Send>;
+pub(crate) type End = Box<dyn FnOnce(Arc<Exchange>, Disposition) + Send>;
 
 /// An exchange to be recorded.
 struct Entry {
@@ -79,7 +79,7 @@ impl Shared {
         used.bytes -= size;
         used.jobs -= 1;
         drop(used);
-        (entry.end)(&entry.exchange, disposition);
+        (entry.end)(entry.exchange, disposition);
     }
 
     /// Nothing will be recorded any more.
@@ -138,7 +138,7 @@ impl Recorder {
             let full = used.bytes + size > most.bytes || used.jobs >= most.jobs;
             if full && used.jobs > 0 {
                 drop(used);
-                return end(&exchange, Disposition::Dropped(DropReason::ReplayerFull));
+                return end(exchange, Disposition::Dropped(DropReason::ReplayerFull));
             }
             used.bytes += size;
             used.jobs += 1;

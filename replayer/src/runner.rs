@@ -34,6 +34,24 @@ pub(crate) struct Job<T> {
     pub(crate) ticket: T,
 }
 
+/// A job that ended.
+#[derive(Debug)]
+pub(crate) struct Ended<T> {
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) disposition: Disposition,
+    pub(crate) ticket: T,
+}
+
+impl<T> Job<T> {
+    fn ended(self, disposition: Disposition) -> Ended<T> {
+        Ended {
+            exchange: self.exchange,
+            disposition,
+            ticket: self.ticket,
+        }
+    }
+}
+
 /// One target on this replayer.
 pub(crate) struct Runner<T> {
     current: Mutex<Arc<Current>>,
@@ -128,24 +146,42 @@ impl<T: Send + Sync + 'static> Runner<T> {
         self.current().sender.retire();
     }
 
-    /// Takes a job; `end` is called once with how it ended. Must be called on a tokio runtime, unless the target is no
-    /// web server.
+    /// True where jobs of the target end without anything being done about them ([`Runner::do_nothing`]).
+    pub(crate) fn does_nothing(&self) -> bool {
+        matches!(*self.current().sender, Sender::Nowhere)
+    }
+
+    /// Ends a job at once.
+    pub(crate) fn do_nothing(&self, job: Job<T>) -> Ended<T> {
+        self.answers.count(job.exchange.request.answer.as_deref());
+        self.pass_over(job)
+    }
+
+    fn pass_over(&self, job: Job<T>) -> Ended<T> {
+        if self.measures.are_wanted() {
+            self.measures.begun(0, job.since, Instant::now());
+            self.measures
+                .ended(job.since, NOTHING_DONE, Duration::ZERO, None);
+        }
+        job.ended(NOTHING_DONE)
+    }
+
+    /// Takes a job; `end` is called once with how it ended. Must be called on a tokio runtime.
     pub(crate) fn submit(
         self: &Arc<Self>,
         job: Job<T>,
         schedule: &Schedule,
-        end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
+        end: impl Fn(Ended<T>) + Send + 'static,
     ) {
         self.answers.count(job.exchange.request.answer.as_deref());
         if !job.is_scheduled {
             let current = self.current();
-            if matches!(*current.sender, Sender::Recorder(_) | Sender::Nowhere) {
-                return self.take(&current.sender, job, end);
+            if let Sender::Recorder(recorder) = &*current.sender {
+                return self.record(recorder, job, end);
             }
         }
         if !self.sessions().reserve(job.exchange.request.size()) {
-            let full = Disposition::Dropped(DropReason::ReplayerFull);
-            return end(job.ticket, &job.exchange, full);
+            return end(job.ended(Disposition::Dropped(DropReason::ReplayerFull)));
         }
         let runtime = Handle::current();
         // What is scheduled goes by the schedule even if it is late: it must not overtake what is due before it.
@@ -163,19 +199,23 @@ impl<T: Send + Sync + 'static> Runner<T> {
         self: &Arc<Self>,
         job: Job<T>,
         runtime: &Handle,
-        end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
+        end: impl Fn(Ended<T>) + Send + 'static,
     ) {
         let current = self.current();
         let request = &job.exchange.request;
         match &*current.sender {
             Sender::Server(server) if server.gate.is_shut(request.head.is_safe()) => {
                 self.sessions().release(request.size());
-                return end(job.ticket, &job.exchange, SHUT);
+                return end(job.ended(SHUT));
             }
             Sender::Server(_) | Sender::Broken => {}
-            Sender::Recorder(_) | Sender::Nowhere => {
+            Sender::Recorder(recorder) => {
                 self.sessions().release(request.size());
-                return self.take(&current.sender, job, end);
+                return self.record(recorder, job, end);
+            }
+            Sender::Nowhere => {
+                self.sessions().release(request.size());
+                return end(self.pass_over(job));
             }
         }
         let session = current.target.document.session_key.hash(request);
@@ -185,29 +225,20 @@ impl<T: Send + Sync + 'static> Runner<T> {
         }
     }
 
-    /// Records a job, or does nothing about it.
-    fn take(
-        &self,
-        sender: &Sender,
-        job: Job<T>,
-        end: impl Fn(T, &Exchange, Disposition) + Send + 'static,
-    ) {
+    /// Has a job recorded.
+    fn record(&self, recorder: &Recorder, job: Job<T>, end: impl Fn(Ended<T>) + Send + 'static) {
         if self.measures.are_wanted() {
             self.measures.begun(0, job.since, Instant::now());
         }
-        match sender {
-            Sender::Recorder(recorder) => {
-                let ticket = job.ticket;
-                let end =
-                    move |exchange: &Exchange, disposition| end(ticket, exchange, disposition);
-                recorder.record(job.exchange, self.room, Box::new(end));
-            }
-            Sender::Nowhere | Sender::Server(_) | Sender::Broken => {
-                self.measures
-                    .ended(job.since, NOTHING_DONE, Duration::ZERO, None);
-                end(job.ticket, &job.exchange, NOTHING_DONE);
-            }
-        }
+        let ticket = job.ticket;
+        let end = move |exchange, disposition| {
+            end(Ended {
+                exchange,
+                disposition,
+                ticket,
+            });
+        };
+        recorder.record(job.exchange, self.room, Box::new(end));
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions<Job<T>>> {
@@ -215,17 +246,12 @@ impl<T: Send + Sync + 'static> Runner<T> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn run_session(
-        self: Arc<Self>,
-        session: u64,
-        first: Job<T>,
-        end: impl Fn(T, &Exchange, Disposition),
-    ) {
+    async fn run_session(self: Arc<Self>, session: u64, first: Job<T>, end: impl Fn(Ended<T>)) {
         let mut next = Some(first);
         while let Some(job) = next {
             let disposition = self.send(session, &job).await;
             let size = job.exchange.request.size();
-            end(job.ticket, &job.exchange, disposition);
+            end(job.ended(disposition));
             next = self.sessions().next(session, size);
         }
     }
@@ -295,7 +321,7 @@ const SHUT: Disposition = Disposition::Dropped(DropReason::BreakerOpen);
 
 async fn record<T>(recorder: &Recorder, job: &Job<T>, room: Room) -> Disposition {
     let (ended, end) = oneshot::channel();
-    let ended = move |_: &Exchange, disposition| {
+    let ended = move |_, disposition| {
         // Whoever waits for it is only dropped with the runtime.
         let _ = ended.send(disposition);
     };

@@ -11,18 +11,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Upstream};
+use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Settlement, Upstream};
 use reprise_traffic::ledger::Tally;
-use reprise_traffic::{Disposition, Exchange, Measured, Target, TargetName};
+use reprise_traffic::{Disposition, Epoch, ExchangeId, Measured, Target, TargetName};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
-use crate::clock::{Clock, Look};
+use crate::clock::Clock;
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Reply};
-use crate::runner::{Job, Runner};
+use crate::runner::{Ended, Job, Runner};
 use crate::schedule::Schedule;
 use crate::sessions::Room;
 
@@ -47,6 +47,12 @@ struct Inner {
     described: HashMap<u64, HashSet<TargetName>>,
     /// Copies that wait for the end of the first.
     copies: HashMap<Delivery, Vec<Reply>>,
+}
+
+/// Jobs of one target.
+struct Group {
+    runner: Arc<Runner<Ticket>>,
+    jobs: Vec<Job<Ticket>>,
 }
 
 /// Whom to answer when a job ends.
@@ -209,103 +215,137 @@ impl Desk {
     /// # Errors
     /// When a parcel is not for one target, which no relay sends.
     fn take(self: &Arc<Desk>, batch: Batch, outbox: &Arc<Outbox>) -> Result<(), LinkError> {
-        let look = self.clock.look();
-        for parcel in batch.parcels {
-            let target = parcel.target.ok_or_else(|| {
-                LinkError::Protocol(format!("parcel {} is for no target", parcel.exchange.id))
-            })?;
-            let exchange = parcel.exchange;
-            let id = exchange.id.clone();
-            let mark = batch
-                .settled_below
-                .iter()
-                .find(|(epoch, _)| *epoch == id.epoch);
-            let mark = mark.map_or(0, |(_, below)| *below);
-            let in_doubt = parcel.resent.is_some() && !exchange.request.head.is_safe();
-            self.place(
-                exchange,
-                Delivery { id, target },
-                mark,
-                in_doubt,
-                look,
-                outbox.owe(),
-            );
+        if let Some(stray) = batch.parcels.iter().find(|parcel| parcel.target.is_none()) {
+            let id = &stray.exchange.id;
+            return Err(LinkError::Protocol(format!("parcel {id} is for no target")));
+        }
+        for Group { runner, jobs } in self.begin(batch, outbox) {
+            if runner.does_nothing() && jobs.iter().all(|job| !job.is_scheduled) {
+                self.end(jobs.into_iter().map(|job| runner.do_nothing(job)).collect());
+                continue;
+            }
+            for job in jobs {
+                let desk = self.clone();
+                let end = move |ended| desk.end(vec![ended]);
+                runner.submit(job, &self.schedule, end);
+            }
         }
         Ok(())
     }
 
-    fn place(
-        self: &Arc<Desk>,
-        exchange: Arc<Exchange>,
-        delivery: Delivery,
-        settled_below: u64,
-        in_doubt: bool,
-        look: Look,
-        reply: Reply,
-    ) {
+    /// Answers what is not to be attempted, or not again. The rest is begun: in order, neighbours of one target together.
+    fn begin(&self, batch: Batch, outbox: &Arc<Outbox>) -> Vec<Group> {
+        let look = self.clock.look();
+        let replies = outbox.owe(batch.parcels.len());
+        let mut groups: Vec<Group> = Vec::new();
         let mut inner = self.lock();
-        let runner = inner.runners.get(&delivery.target).cloned();
-        let runner = runner.filter(|_| !self.leaving.is_cancelled());
-        match (
-            inner.windows.begin(&delivery, settled_below, look.now),
-            runner,
-        ) {
-            // Its first copy is not here. It may be on its way to here, and must not be sent then, or have gone to
-            // another replayer.
-            (Seen::Never, _) if in_doubt => {
-                inner.windows.end(&delivery, Some(Disposition::Unknown));
-                reply.settle(&delivery, Disposition::Unknown);
+        for (parcel, reply) in batch.parcels.into_iter().zip(replies) {
+            let (exchange, resent) = (parcel.exchange, parcel.resent);
+            let Some(target) = parcel.target else {
+                continue;
+            };
+            let id = &exchange.id;
+            let mark = mark_of(&batch.settled_below, id);
+            let in_doubt = resent.is_some() && !exchange.request.head.is_safe();
+            match inner.windows.begin(id, &target, mark, look.now) {
+                // Its first copy is not here. It may be on its way to here, and must not be sent then, or have gone to
+                // another replayer.
+                Seen::Never if in_doubt => {
+                    inner.windows.end(id, &target, Some(Disposition::Unknown));
+                    reply.settle(id, target, Disposition::Unknown);
+                }
+                Seen::Never => {
+                    let Some(group) = self.group_of(&inner, &mut groups, &target) else {
+                        inner.windows.end(id, &target, None);
+                        let id = id.clone();
+                        reply.give_back(Delivery { id, target });
+                        continue;
+                    };
+                    let due = exchange
+                        .due_ns
+                        .or_else(|| group.runner.due_ns(exchange.request.captured_ns));
+                    group.jobs.push(Job {
+                        since: due.map_or(look.now, |due| look.instant_of(due)),
+                        is_scheduled: due.is_some(),
+                        exchange,
+                        ticket: Ticket { target, reply },
+                    });
+                }
+                Seen::InFlight => {
+                    let id = id.clone();
+                    let delivery = Delivery { id, target };
+                    inner.copies.entry(delivery).or_default().push(reply);
+                }
+                Seen::Ended(disposition) => reply.settle(id, target, disposition),
+                Seen::Settled => reply.settle(id, target, SETTLED_BEFORE),
+                Seen::OutOfReach => reply.settle(id, target, OUT_OF_REACH),
             }
-            (Seen::Never, None) => {
-                inner.windows.end(&delivery, None);
-                reply.give_back(delivery);
-            }
-            (Seen::Never, Some(runner)) => {
-                drop(inner);
-                let due = exchange
-                    .due_ns
-                    .or_else(|| runner.due_ns(exchange.request.captured_ns));
-                let job = Job {
-                    since: due.map_or(look.now, |due| look.instant_of(due)),
-                    is_scheduled: due.is_some(),
-                    exchange,
-                    ticket: Ticket {
-                        target: delivery.target,
-                        reply,
-                    },
-                };
-                let desk = self.clone();
-                let end = move |ticket, exchange: &Exchange, disposition| {
-                    desk.end(ticket, exchange, disposition);
-                };
-                runner.submit(job, &self.schedule, end);
-            }
-            (Seen::InFlight, _) => inner.copies.entry(delivery).or_default().push(reply),
-            (Seen::Ended(disposition), _) => reply.settle(&delivery, disposition),
-            (Seen::Settled, _) => reply.settle(&delivery, SETTLED_BEFORE),
-            (Seen::OutOfReach, _) => reply.settle(&delivery, OUT_OF_REACH),
         }
+        groups
     }
 
-    fn end(&self, ticket: Ticket, exchange: &Exchange, disposition: Disposition) {
-        let Ticket { target, reply } = ticket;
+    /// The last group where that is the target's, or else a new one. `None`: nobody described the target, or we leave.
+    fn group_of<'g>(
+        &self,
+        inner: &Inner,
+        groups: &'g mut Vec<Group>,
+        target: &TargetName,
+    ) -> Option<&'g mut Group> {
+        if self.leaving.is_cancelled() {
+            return None;
+        }
+        let is_same = |group: &Group| {
+            group
+                .jobs
+                .first()
+                .is_some_and(|job| job.ticket.target == *target)
+        };
+        if !groups.last().is_some_and(is_same) {
+            let runner = inner.runners.get(target)?.clone();
+            let jobs = Vec::new();
+            groups.push(Group { runner, jobs });
+        }
+        groups.last_mut()
+    }
+
+    /// Deliveries ended: books them, and answers all who wait for them.
+    fn end(&self, ended: Vec<Ended<Ticket>>) {
         {
             let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-            tally.add(&exchange.id.epoch, &target, disposition);
+            for end in &ended {
+                let epoch = &end.exchange.id.epoch;
+                tally.add(epoch, &end.ticket.target, end.disposition);
+            }
         }
-        let delivery = Delivery {
-            id: exchange.id.clone(),
-            target,
-        };
-        let copies = {
+        let mut copies = Vec::new();
+        {
             let mut inner = self.lock();
-            inner.windows.end(&delivery, Some(disposition));
-            inner.copies.remove(&delivery).unwrap_or_default()
-        };
-        for copy in copies {
-            copy.settle(&delivery, disposition);
+            for end in &ended {
+                let (id, target) = (&end.exchange.id, &end.ticket.target);
+                inner.windows.end(id, target, Some(end.disposition));
+                if inner.copies.is_empty() {
+                    continue;
+                }
+                let (id, target) = (id.clone(), target.clone());
+                let delivery = Delivery { id, target };
+                if let Some(replies) = inner.copies.remove(&delivery) {
+                    copies.push((replies, delivery, end.disposition));
+                }
+            }
         }
-        reply.settle(&delivery, disposition);
+        for (replies, Delivery { id, target }, disposition) in copies {
+            for reply in replies {
+                reply.settle(&id, target.clone(), disposition);
+            }
+        }
+        Reply::settle_all(ended.into_iter().map(|end| {
+            let Ticket { target, reply } = end.ticket;
+            let settlement = Settlement {
+                id: end.exchange.id.clone(),
+                outcomes: [(target, end.disposition)].into(),
+            };
+            (reply, settlement)
+        }));
     }
 
     /// Forgets listeners that have been silent for long. To be called now and then.
@@ -321,6 +361,12 @@ impl Desk {
             .map(|runner| runner.load())
             .fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
     }
+}
+
+/// Below which number all exchanges of an epoch are settled.
+fn mark_of(settled_below: &[(Arc<Epoch>, u64)], id: &ExchangeId) -> u64 {
+    let mark = settled_below.iter().find(|(epoch, _)| *epoch == id.epoch);
+    mark.map_or(0, |(_, below)| *below)
 }
 
 /// Between two words of what was measured.
@@ -344,7 +390,7 @@ mod tests {
     use prometheus_client::registry::Registry;
     use reprise_proto::{Hello, Outlet, Parcel, Welcome, joined};
     use reprise_traffic::exchange::Captured;
-    use reprise_traffic::{Body, Epoch, ExchangeId, Fault, Head, Source, TargetDocument};
+    use reprise_traffic::{Body, Exchange, Fault, Head, Source, TargetDocument};
 
     use super::*;
 

@@ -16,7 +16,9 @@ use crate::body::Body;
 use crate::head::Head;
 
 /// One life of a listener process.
+// Its alignment keeps it out of the cache line of its `Arc`'s counters, which all threads write.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub struct Epoch {
     listener: Box<str>,
     started_ns: u64,

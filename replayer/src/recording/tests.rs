@@ -105,7 +105,7 @@ impl Tape {
 
     fn record_with(&self, exchange: Arc<Exchange>, room: Room) {
         let end = self.end.clone();
-        let end = move |exchange: &Exchange, disposition| {
+        let end = move |exchange: Arc<Exchange>, disposition| {
             end.send((exchange.id.sequence, disposition)).unwrap();
         };
         self.recorder.record(exchange, room, Box::new(end));

@@ -66,8 +66,9 @@ async fn what_waits_for_a_target_that_does_not_answer_is_dropped_at_once() {
     let schedule = Schedule::start().unwrap();
     let runner = runner(&url, yaml);
     let (ends, mut ended) = mpsc::unbounded_channel();
-    let end = move |number, _: &Exchange, disposition| {
-        ends.send((number, disposition, Instant::now())).unwrap();
+    let end = move |end: Ended<_>| {
+        ends.send((end.ticket, end.disposition, Instant::now()))
+            .unwrap();
     };
     let started = Instant::now();
     // 50 sessions of two each: one of the two waits for the other.
@@ -130,8 +131,8 @@ async fn a_session_stays_in_order_and_nothing_is_sent_that_was_dropped() {
     let (ends, mut ended) = mpsc::unbounded_channel();
     let submit = |number| {
         let ends = ends.clone();
-        let end = move |number, _: &Exchange, disposition| {
-            ends.send((number, disposition)).unwrap();
+        let end = move |end: Ended<_>| {
+            ends.send((end.ticket, end.disposition)).unwrap();
         };
         runner.submit(job(number, 1), &schedule, end);
     };
@@ -188,8 +189,8 @@ async fn what_is_scheduled_leaves_when_it_is_due_and_not_before() {
             is_scheduled: true,
             ..job(u64::from(number), 1)
         };
-        runner.submit(job, &schedule, move |number, _: &Exchange, _| {
-            ends.send((number, Instant::now())).unwrap();
+        runner.submit(job, &schedule, move |end: Ended<_>| {
+            ends.send((end.ticket, Instant::now())).unwrap();
         });
     }
     assert_eq!(runner.load().0 + runner.load().1, 20);
@@ -207,17 +208,11 @@ fn recording(revision: u64, url: &str, yaml: &str) -> Arc<Target> {
 
 #[test]
 fn a_target_that_does_nothing_takes_all_at_once() {
-    // There is no runtime on which a task could be spawned.
-    let schedule = Schedule::start().unwrap();
     let runner = runner("null:", "");
-    let (ends, ended) = std::sync::mpsc::channel();
+    assert!(runner.does_nothing());
     for number in 0..1000 {
-        let ends = ends.clone();
-        let end = move |number, _: &Exchange, disposition| {
-            ends.send((number, disposition)).unwrap();
-        };
-        runner.submit(job(number, 1), &schedule, end);
-        assert_eq!(ended.try_recv(), Ok((number, NOTHING_DONE)));
+        let end = runner.do_nothing(job(number, 1));
+        assert_eq!((end.ticket, end.disposition), (number, NOTHING_DONE));
     }
     assert_eq!(runner.load(), (0, 0));
 }
@@ -234,8 +229,8 @@ fn a_recording_goes_on_while_what_it_is_made_of_stays_the_same() {
     let (ends, ended) = std::sync::mpsc::channel();
     let record = |number| {
         let ends = ends.clone();
-        let end = move |number, _: &Exchange, disposition| {
-            ends.send((number, disposition)).unwrap();
+        let end = move |end: Ended<_>| {
+            ends.send((end.ticket, end.disposition)).unwrap();
         };
         runner.submit(job(number, 1), &schedule, end);
         ended.recv_timeout(Duration::from_secs(20)).unwrap()
