@@ -44,7 +44,8 @@ impl Budget {
     }
 
     /// Waits for room for an exchange of that size.
-    pub async fn claim(&self, size: usize) -> Claim {
+    #[cfg(test)]
+    pub(crate) async fn claim(&self, size: usize) -> Claim {
         let mut claim = Claim::default();
         self.grow(&mut claim, self.cost(size)).await;
         claim
@@ -57,7 +58,7 @@ impl Budget {
     }
 
     /// Waits until a claim has room for exchanges of these sizes, and gives each its share.
-    pub(crate) async fn share(
+    pub async fn share(
         &self,
         mut claim: Claim,
         sizes: Vec<usize>,
@@ -99,6 +100,16 @@ impl Budget {
 impl Claim {
     fn kib(&self) -> usize {
         self.room.as_ref().map_or(0, |room| room.num_permits())
+    }
+
+    /// Takes over what another claim on the same budget holds: dropping both as one takes the budget's lock once.
+    pub fn add(&mut self, other: Claim) {
+        match (&mut self.room, other.room) {
+            (Some(room), Some(more)) => room.merge(more),
+            (None, room) => self.room = room,
+            (Some(_), None) => {}
+        }
+        self.excess = self.excess.take().or(other.excess);
     }
 
     fn split(&mut self, kib: usize) -> Claim {
@@ -145,7 +156,10 @@ mod tests {
         let kib: Vec<usize> = shares.iter().map(Claim::kib).collect();
         assert_eq!(kib, [1, 5, 1]);
         assert!(waits(budget.claim(4 << 10)).await);
-        drop(shares);
+        let mut sum = Claim::default();
+        shares.into_iter().for_each(|share| sum.add(share));
+        assert_eq!(sum.kib(), 7);
+        drop(sum);
         assert!(!waits(budget.claim(10 << 10)).await);
         // One larger than all goes alone.
         let large = budget.claim(1 << 30).await;

@@ -73,12 +73,7 @@ async fn take(
         };
         watermarks.raise(&batch.settled_below);
         let span = info_span!("batch", id = batch.id, parcels = batch.parcels.len());
-        let routing = async {
-            let now = Instant::now();
-            for parcel in batch.parcels {
-                router.route(custody, parcel, now).await;
-            }
-        };
+        let routing = router.route(custody, batch.parcels, Instant::now());
         routing.instrument(span).await;
         if up.send(Upstream::Accepted(batch.id)).await.is_err() {
             return Err(LinkError::Lost("it reads no answers".to_owned()));

@@ -53,21 +53,25 @@ impl Inner {
         }
     }
 
-    /// A job ended, and with the last of an exchange's jobs the exchange.
-    fn answer(&mut self, job: &Job, disposition: Disposition) {
+    /// A job ended, and with the last of an exchange's jobs the exchange: returns what it held.
+    fn answer(&mut self, job: &Job, disposition: Disposition) -> Option<Claim> {
         let id = &job.exchange.id;
         let key = self.keys.hash_one(id);
-        let Ok(mut entry) = self.pending.find_entry(key, |pending| pending.id == *id) else {
-            return;
-        };
+        let found = self.pending.find_entry(key, |pending| pending.id == *id);
+        let mut entry = found.ok()?;
         let pending = entry.get_mut();
         let outcome = (job.target.name.clone(), disposition);
         pending.outcomes.push(outcome);
         pending.left -= 1;
-        if pending.left == 0 {
-            let (Pending { id, outcomes, .. }, _) = entry.remove();
-            self.settled.push(Settlement { id, outcomes });
+        if pending.left > 0 {
+            return None;
         }
+        let (ended, _) = entry.remove();
+        self.settled.push(Settlement {
+            id: ended.id,
+            outcomes: ended.outcomes,
+        });
+        Some(ended.claim)
     }
 }
 
@@ -78,7 +82,7 @@ struct Pending {
     left: usize,
     outcomes: Outcomes,
     /// Gives the memory back when the exchange is settled.
-    _claim: Claim,
+    claim: Claim,
 }
 
 impl Custody {
@@ -95,41 +99,38 @@ impl Custody {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an exchange that is for these targets: one job each. One that has no claim on the relay's memory yet, as
-    /// it came from within the process, waits while that is full.
+    /// Takes exchanges that are for these targets: one job for each of both, in their order. Those that have no claim on
+    /// the relay's memory yet, as they came from within the process, wait while that is full.
     pub(crate) async fn take(
         self: &Arc<Custody>,
-        parcel: Parcel,
-        targets: impl ExactSizeIterator<Item = &Arc<Target>>,
+        parcels: Vec<Parcel>,
+        targets: &[Arc<Target>],
         now: Instant,
     ) -> Vec<Job> {
-        let size = parcel.exchange.request.size();
-        let claim = match parcel.claim {
-            Some(claim) => claim,
-            None => self.budget.claim(size).await,
-        };
-        let outcomes = Outcomes::with_capacity(targets.len());
-        let pending = Pending {
-            id: parcel.exchange.id.clone(),
-            left: targets.len(),
-            outcomes,
-            _claim: claim,
-        };
+        let unclaimed = parcels.iter().filter(|parcel| parcel.claim.is_none());
+        let sizes = unclaimed.map(|parcel| parcel.exchange.request.size());
+        let mut claims = self.budget.share(Claim::default(), sizes.collect()).await;
+        let mut jobs = Vec::with_capacity(parcels.len() * targets.len());
         let mut inner = self.lock();
-        if pending.left == 0 {
-            let Pending { id, outcomes, .. } = pending;
-            inner.settled.push(Settlement { id, outcomes });
-            drop(inner);
-            self.changed.notify_one();
-            return Vec::new();
-        }
-        // The same exchange twice on one stream is a listener gone mad; the first copy's answers count.
-        if !inner.insert(pending) {
-            return Vec::new();
-        }
-        drop(inner);
-        targets
-            .map(|target| Job {
+        for parcel in parcels {
+            let claim = parcel.claim.or_else(|| claims.next());
+            let pending = Pending {
+                id: parcel.exchange.id.clone(),
+                left: targets.len(),
+                outcomes: Outcomes::with_capacity(targets.len()),
+                claim: claim.unwrap_or_default(),
+            };
+            if targets.is_empty() {
+                let Pending { id, outcomes, .. } = pending;
+                inner.settled.push(Settlement { id, outcomes });
+                continue;
+            }
+            // The same exchange twice on one stream is a listener gone mad; the first copy's answers count.
+            if !inner.insert(pending) {
+                continue;
+            }
+            let size = parcel.exchange.request.size();
+            jobs.extend(targets.iter().map(|target| Job {
                 exchange: parcel.exchange.clone(),
                 target: target.clone(),
                 size,
@@ -137,8 +138,13 @@ impl Custody {
                 resent: parcel.resent,
                 since: now,
                 custody: Some(self.clone()),
-            })
-            .collect()
+            }));
+        }
+        drop(inner);
+        if targets.is_empty() {
+            self.changed.notify_one();
+        }
+        jobs
     }
 
     /// Deliveries ended.
@@ -151,8 +157,11 @@ impl Custody {
         }
         let mut inner = self.lock();
         let before = inner.settled.len();
+        let mut free = Claim::default();
         for (job, disposition) in ended {
-            inner.answer(job, disposition);
+            if let Some(claim) = inner.answer(job, disposition) {
+                free.add(claim);
+            }
         }
         let has_settled = inner.settled.len() > before;
         drop(inner);
@@ -262,7 +271,7 @@ mod tests {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         let targets = [target("t/a"), target("t/b")];
         let mut jobs = custody
-            .take(parcel(5), targets.iter(), Instant::now())
+            .take(vec![parcel(5)], &targets, Instant::now())
             .await;
         assert_eq!(custody.outstanding(), 1);
         jobs.remove(0).settle(Disposition::Replayed(200));
@@ -281,7 +290,7 @@ mod tests {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         assert!(
             custody
-                .take(parcel(1), [].iter(), Instant::now())
+                .take(vec![parcel(1)], &[], Instant::now())
                 .await
                 .is_empty()
         );
@@ -293,9 +302,9 @@ mod tests {
         let custody = Custody::new(Budget::new(1024), Arc::default());
         let targets = [target("t/a")];
         let jobs = custody
-            .take(parcel(1), targets.iter(), Instant::now())
+            .take(vec![parcel(1)], &targets, Instant::now())
             .await;
-        let second = custody.take(parcel(2), targets.iter(), Instant::now());
+        let second = custody.take(vec![parcel(2)], &targets, Instant::now());
         assert!(
             tokio::time::timeout(Duration::from_secs(1), second)
                 .await
@@ -304,7 +313,7 @@ mod tests {
         drop(jobs);
         assert_eq!(
             custody
-                .take(parcel(2), targets.iter(), Instant::now())
+                .take(vec![parcel(2)], &targets, Instant::now())
                 .await
                 .len(),
             1

@@ -286,7 +286,7 @@ mod tests {
     async fn a_doubtful_job_is_never_taken_for_fresh() {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         let jobs = custody
-            .take(request("POST", 0), [target("t/a")].iter(), Instant::now())
+            .take(vec![request("POST", 0)], &[target("t/a")], Instant::now())
             .await;
         let doubtful = Doubtful {
             incarnation: 7,
@@ -319,7 +319,7 @@ mod tests {
     async fn another_life_of_the_replayer_knows_nothing() {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         let jobs = custody
-            .take(request("POST", 0), [target("t/a")].iter(), Instant::now())
+            .take(vec![request("POST", 0)], &[target("t/a")], Instant::now())
             .await;
         let doubtful = Doubtful {
             incarnation: 7,

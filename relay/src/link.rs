@@ -215,21 +215,19 @@ impl Link {
 
     /// Queues a job.
     pub(crate) fn offer(&self, job: Job) -> Result<(), Refused> {
-        let mut state = self.lock();
-        if state.phase != Phase::Up {
-            return Err(Refused::Down(job));
-        }
-        let size = job.size();
-        let lane = state.lane(&job.target.name);
-        let full = lane.queued_bytes + size > self.lane.bytes || lane.queue.len() >= self.lane.jobs;
-        if full && !lane.queue.is_empty() {
-            return Err(Refused::Full(job));
-        }
-        lane.queued_bytes += size;
-        lane.queue.push_back(job);
-        drop(state);
+        self.lock().offer(job, self.lane)?;
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Queues jobs, as if one by one; returns those that were not taken.
+    pub(crate) fn offer_all(&self, jobs: Vec<Job>) -> Vec<Refused> {
+        let mut state = self.lock();
+        let offers = jobs.into_iter().map(|job| state.offer(job, self.lane));
+        let refused = offers.filter_map(Result::err).collect();
+        drop(state);
+        self.changed.notify_one();
+        refused
     }
 
     /// The next parcels within the replayer's credit, and how much they are. Jobs that waited too long are dropped.
@@ -293,6 +291,21 @@ impl Link {
 }
 
 impl State {
+    fn offer(&mut self, job: Job, most: Load) -> Result<(), Refused> {
+        if self.phase != Phase::Up {
+            return Err(Refused::Down(job));
+        }
+        let size = job.size();
+        let lane = self.lane(&job.target.name);
+        let full = lane.queued_bytes + size > most.bytes || lane.queue.len() >= most.jobs;
+        if full && !lane.queue.is_empty() {
+            return Err(Refused::Full(job));
+        }
+        lane.queued_bytes += size;
+        lane.queue.push_back(job);
+        Ok(())
+    }
+
     fn take_queues(&mut self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for lane in self.lanes.values_mut() {

@@ -42,6 +42,12 @@ impl Table {
     }
 }
 
+/// The replayer that a job belongs to.
+fn choose<'t>(tables: &'t HashMap<String, Arc<Table>>, job: &Job) -> Option<&'t Arc<Link>> {
+    let table = tables.get(&job.target.document.pool);
+    table.or_else(|| tables.get(ALL))?.choose(job)
+}
+
 /// A member that should serve, and its link.
 #[derive(Debug, Clone)]
 pub(crate) struct Serving {
@@ -118,22 +124,44 @@ impl Pools {
         self.send_all(link.leave());
     }
 
-    /// Puts each job into the lane of its replayer.
+    /// Puts each job into the lane of its replayer, in order; neighbours for the same replayer at a time.
     pub(crate) fn send_all(&self, jobs: Vec<Job>) {
+        let tables = self.tables.load();
+        let mut together: Option<(&Arc<Link>, Vec<Job>)> = None;
         for job in jobs {
-            self.send(job);
+            let link = choose(&tables, &job);
+            match (&mut together, link) {
+                (Some((same, jobs)), Some(link)) if Arc::ptr_eq(same, link) => jobs.push(job),
+                (_, link) => {
+                    if let Some((link, jobs)) = together.take() {
+                        self.offer(link, jobs);
+                    }
+                    match link {
+                        Some(link) => together = Some((link, vec![job])),
+                        None => self.park(job),
+                    }
+                }
+            }
+        }
+        if let Some((link, jobs)) = together {
+            self.offer(link, jobs);
+        }
+    }
+
+    fn offer(&self, link: &Link, jobs: Vec<Job>) {
+        for refused in link.offer_all(jobs) {
+            match refused {
+                Refused::Full(job) => job.give_up(DropReason::RelayFull),
+                Refused::Down(job) => self.send(job),
+            }
         }
     }
 
     /// Puts a job into the lane of its replayer.
-    pub(crate) fn send(&self, mut job: Job) {
+    fn send(&self, mut job: Job) {
         loop {
             let tables = self.tables.load();
-            let table = tables
-                .get(&job.target.document.pool)
-                .or_else(|| tables.get(ALL));
-            let chosen = table.and_then(|table| table.choose(&job));
-            let Some(link) = chosen else {
+            let Some(link) = choose(&tables, &job) else {
                 return self.park(job);
             };
             match link.offer(job) {

@@ -15,7 +15,7 @@ use reprise_proto::Parcel;
 use reprise_traffic::{Decision, Disposition, DropReason, Target, TargetName};
 use tokio::sync::watch;
 
-use crate::custody::Custody;
+use crate::custody::{Custody, Job};
 use crate::pools::Pools;
 
 /// The targets as they are routed by now.
@@ -75,23 +75,28 @@ impl Router {
         }
     }
 
-    /// Takes a parcel into custody and sends it to each target that wants it.
-    pub(crate) async fn route(&self, custody: &Arc<Custody>, parcel: Parcel, now: Instant) {
+    /// Takes parcels into custody and sends each to the targets that want it.
+    pub(crate) async fn route(&self, custody: &Arc<Custody>, parcels: Vec<Parcel>, now: Instant) {
         let routes = self.routes.load_full();
-        let resent = parcel.resent.is_some();
-        for mut job in custody.take(parcel, routes.targets.iter(), now).await {
+        let jobs = custody.take(parcels, &routes.targets, now).await;
+        let mut wanted = Vec::with_capacity(jobs.len());
+        let mut ended = Vec::new();
+        for mut job in jobs {
+            let resent = job.resent.is_some();
             match job.target.rules.decide(&job.exchange.request) {
-                Decision::Filtered => job.settle(Disposition::Filtered),
-                Decision::SampledOut => job.settle(Disposition::SampledOut),
+                Decision::Filtered => ended.push((job, Disposition::Filtered)),
+                Decision::SampledOut => ended.push((job, Disposition::SampledOut)),
                 // A copy of one that was let through before must not end otherwise than the first.
                 Decision::Take(_) if !resent && routes.over_limit(&job.target.name) => {
-                    job.settle(Disposition::Dropped(DropReason::RateLimited));
+                    ended.push((job, Disposition::Dropped(DropReason::RateLimited)));
                 }
                 Decision::Take(session) => {
                     job.session = session;
-                    self.pools.send(job);
+                    wanted.push(job);
                 }
             }
         }
+        Job::settle_all(ended);
+        self.pools.send_all(wanted);
     }
 }

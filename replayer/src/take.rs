@@ -499,6 +499,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_batch_for_nobody_ends_as_one_with_the_copies_in_it() {
+        let mut relay = serve();
+        let document = TargetDocument::new("null:");
+        let nobody = Target::new(target().name.clone(), 1, document).unwrap();
+        let targets = Downstream::Targets(vec![Arc::new(nobody)]);
+        relay.down.send(targets).await.unwrap();
+        let batch = Batch {
+            parcels: [(0, false), (0, true), (1, false)]
+                .map(|(sequence, resent)| parcel("GET", sequence, resent))
+                .into(),
+            ..Batch::default()
+        };
+        relay.down.send(Downstream::Batch(batch)).await.unwrap();
+        let mut ends = Vec::new();
+        while ends.len() < 3 {
+            if let Upstream::Settled(settled) = relay.up.recv().await.unwrap().unwrap() {
+                ends.extend(
+                    settled
+                        .iter()
+                        .map(|end| (end.id.sequence, end.outcomes[0].1)),
+                );
+            }
+        }
+        ends.sort_by_key(|(sequence, _)| *sequence);
+        let nothing_done = Disposition::Replayed(reprise_traffic::outcome::TAKEN);
+        assert_eq!(ends, [0, 0, 1].map(|sequence| (sequence, nothing_done)));
+    }
+
+    #[tokio::test]
     async fn a_deleted_target_is_given_back() {
         let mut relay = serve();
         for targets in [vec![target()], Vec::new()] {

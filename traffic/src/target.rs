@@ -10,6 +10,7 @@ mod file;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +30,21 @@ pub use file::TargetsFile;
 use file::parse_yaml;
 
 /// `TEAM/NAME`, each of letters, digits, `.`, `_` and `-`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Eq, PartialOrd, Ord, Serialize)]
 pub struct TargetName(Arc<str>);
+
+impl PartialEq for TargetName {
+    // Nearly all names that are compared are clones of one.
+    fn eq(&self, other: &TargetName) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Hash for TargetName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl TargetName {
     /// Checks a name.

@@ -8,8 +8,10 @@
 //! sessions can be told; of other tools' ids that half is as good as any other.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
+use memchr::memmem::Finder;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::framing::{self, Framing};
 use reprise_traffic::gor::Record;
@@ -21,6 +23,9 @@ use crate::http::{Arrival, Event, Incomplete, Message, RequestParser, Switching}
 
 /// A body up to this size shares its memory with its head.
 const SMALL: usize = 32 << 10;
+
+/// Ends a head.
+static EMPTY_LINE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
 
 /// What a record's payload amounts to.
 #[derive(Debug)]
@@ -54,7 +59,7 @@ pub fn request(record: &Record<'_>, max_exchange: usize) -> Found {
 /// A request whose head announces just the bytes behind it: nearly all are.
 fn plain(record: &Record<'_>, max_exchange: usize) -> Option<Message> {
     let payload = record.payload;
-    let split = memchr::memmem::find(payload, b"\r\n\r\n")? + 4;
+    let split = EMPTY_LINE.find(payload)? + 4;
     if payload.len() > max_exchange || payload.starts_with(b"\r") || payload.starts_with(b"\n") {
         return None;
     }

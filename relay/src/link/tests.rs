@@ -42,7 +42,7 @@ impl Books {
 
     async fn job(&self, name: &str, sequence: u64) -> Job {
         self.0
-            .take(parcel(sequence), [target(name)].iter(), Instant::now())
+            .take(vec![parcel(sequence)], &[target(name)], Instant::now())
             .await
             .remove(0)
     }
