@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use reprise_proto::{Downstream, Inlet, LinkError, Pace, Upstream};
+use reprise_proto::{Downstream, Inlet, Item, LinkError, Pace, Upstream, in_order};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -75,8 +75,11 @@ async fn take(
         let span = info_span!("batch", id = batch.id, parcels = batch.parcels.len());
         let routing = async {
             let now = Instant::now();
-            for parcel in batch.parcels {
-                router.route(custody, parcel, now).await;
+            for item in in_order(batch.parcels, batch.closed) {
+                match item {
+                    Item::Parcel(parcel) => router.route(custody, parcel, now).await,
+                    Item::Closed(notice) => router.close(notice.closed),
+                }
             }
         };
         routing.instrument(span).await;

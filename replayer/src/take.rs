@@ -1,7 +1,7 @@
 //! Takes parcels from relays: each delivery once, whatever is sent again.
 //!
-//! What enters: batches and target documents on one stream for each relay. What leaves: jobs for the targets'
-//! runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that nobody described,
+//! What enters: batches and target documents on one stream for each relay. What leaves: jobs and ends of connections for the
+//! targets' runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that nobody described,
 //! or that comes while we leave, is given back untouched.
 
 use std::collections::HashSet;
@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Upstream};
+use reprise_proto::{
+    Batch, Delivery, Downstream, Inlet, Item, LinkError, Notice, Upstream, in_order,
+};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, Exchange, Measured, Target, TargetName};
 use tokio::sync::mpsc;
@@ -210,7 +212,14 @@ impl Desk {
     /// When a parcel is not for one target, which no relay sends.
     fn take(self: &Arc<Desk>, batch: Batch, outbox: &Arc<Outbox>) -> Result<(), LinkError> {
         let look = self.clock.look();
-        for parcel in batch.parcels {
+        for item in in_order(batch.parcels, batch.closed) {
+            let parcel = match item {
+                Item::Parcel(parcel) => parcel,
+                Item::Closed(notice) => {
+                    self.close(&notice, look);
+                    continue;
+                }
+            };
             let target = parcel.target.ok_or_else(|| {
                 LinkError::Protocol(format!("parcel {} is for no target", parcel.exchange.id))
             })?;
@@ -232,6 +241,18 @@ impl Desk {
             );
         }
         Ok(())
+    }
+
+    /// A connection ended. One of a target that nobody described has none here.
+    fn close(&self, notice: &Notice, look: Look) {
+        let target = notice.target.as_ref();
+        let Some(runner) = target.and_then(|name| self.lock().runners.get(name).cloned()) else {
+            return;
+        };
+        let closed = &notice.closed;
+        let due = closed.due_ns.or_else(|| runner.due_ns(closed.closed_ns));
+        let due = due.map(|due| look.instant_of(due));
+        runner.close(closed, due, &self.schedule);
     }
 
     fn place(
