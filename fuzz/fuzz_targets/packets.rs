@@ -14,6 +14,7 @@ use reprise_listener::budget::Budget;
 use reprise_listener::edge::Edge;
 use reprise_listener::packet::{DecodeSettings, Decoder, Frame, LinkType};
 use reprise_listener::reassembly::{Answers, Limits, Ports, Reassembler, Settings};
+use reprise_traffic::exchange::Captured;
 
 /// One number of each link type that is understood.
 const LINKS: [i32; 11] = [1, 0, 101, 113, 276, 239, 9, 166, 51, 100, 258];
@@ -42,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
             continue;
         };
         assert!(segment.payload.len() <= (1 << 20));
-        reassembler.push(&segment, at_ns, &mut |request| {
+        reassembler.push(&segment, at_ns, &mut |request: Captured| {
             assert!(request.captured_ns <= at_ns);
             check::captured(&request, &settings);
         });

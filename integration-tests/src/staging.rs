@@ -79,6 +79,15 @@ impl Received {
     }
 }
 
+/// The end of a connection: its client closed it between two requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// When that was read.
+    pub at: Instant,
+    /// The connection, counted from 0.
+    pub connection: usize,
+}
+
 /// What the server does with a request once it has read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
@@ -95,6 +104,7 @@ pub enum Behaviour {
 pub struct Staging {
     address: SocketAddr,
     records: Arc<Mutex<Vec<Received>>>,
+    ends: Arc<Mutex<Vec<End>>>,
     behaviour: watch::Sender<Behaviour>,
     thread: Option<JoinHandle<()>>,
 }
@@ -107,6 +117,7 @@ impl Staging {
     pub fn start(place: &Place) -> Result<Staging> {
         let address = place.free()?;
         let records = Arc::new(Mutex::new(Vec::new()));
+        let ends = Arc::new(Mutex::new(Vec::new()));
         let (behaviour, orders) = watch::channel(Behaviour::Answer(StatusCode::OK));
         // The thread inherits the network of the one that starts it.
         let thread = place.enter(|| -> Result<JoinHandle<()>> {
@@ -116,14 +127,15 @@ impl Staging {
             let socket = runtime
                 .block_on(TcpListener::bind(address))
                 .with_context(|| format!("listen at {address}"))?;
-            let records = Arc::clone(&records);
+            let (records, ends) = (Arc::clone(&records), Arc::clone(&ends));
             Ok(thread::spawn(move || {
-                runtime.block_on(serve(&socket, &records, &orders));
+                runtime.block_on(serve(&socket, &records, &ends, &orders));
             }))
         })??;
         Ok(Staging {
             address,
             records,
+            ends,
             behaviour,
             thread: Some(thread),
         })
@@ -163,6 +175,11 @@ impl Staging {
         ids
     }
 
+    /// Connections that their clients have closed so far. One that the server closes, or that is reset, is none of them.
+    pub fn ends(&self) -> Vec<End> {
+        lock(&self.ends).clone()
+    }
+
     /// Waits until it has received so many.
     ///
     /// # Errors
@@ -189,12 +206,17 @@ impl Drop for Staging {
 
 type Records = Arc<Mutex<Vec<Received>>>;
 
-fn lock(records: &Records) -> MutexGuard<'_, Vec<Received>> {
+fn lock<T>(records: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
     records.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves until the orders' sender is gone; then the runtime's drop closes all connections.
-async fn serve(socket: &TcpListener, records: &Records, orders: &watch::Receiver<Behaviour>) {
+async fn serve(
+    socket: &TcpListener,
+    records: &Records,
+    ends: &Arc<Mutex<Vec<End>>>,
+    orders: &watch::Receiver<Behaviour>,
+) {
     let mut over = orders.clone();
     for connection in 0.. {
         let stream = tokio::select! {
@@ -208,10 +230,13 @@ async fn serve(socket: &TcpListener, records: &Records, orders: &watch::Receiver
             },
             () = gone(&mut over) => return,
         };
-        let (records, orders) = (Arc::clone(records), orders.clone());
+        let (records, ends, orders) = (Arc::clone(records), Arc::clone(ends), orders.clone());
         tokio::spawn(async move {
             // A client that closes in the middle of a request is seen by what is missing.
-            let _ = converse(stream, connection, records, orders).await;
+            if converse(stream, connection, records, orders).await.is_ok() {
+                let at = Instant::now();
+                lock(&ends).push(End { at, connection });
+            }
         });
     }
 }

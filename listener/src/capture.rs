@@ -1,7 +1,7 @@
 //! Live capture: all interfaces of a listener by one ring and one thread, or by several that share the connections.
 //!
-//! What enters: packets off the wire, chosen by a filter in the kernel. What leaves: whole requests, into a sink
-//! that must not wait.
+//! What enters: packets off the wire, chosen by a filter in the kernel. What leaves: whole requests, and the ends of
+//! connections, into a sink that must not wait.
 //! What may be lost: packets that come while a ring is full (`kernel_dropped`) or a device is gone; what the parts
 //! behind lose, they count.
 //!
@@ -52,19 +52,12 @@ pub const MOST_THREADS: usize = 64;
 pub const LEAST_RING: usize = 4 * SNAP_LENGTH as usize;
 
 /// Where whole requests go. It must not wait.
-pub trait Sink {
-    /// Takes the next.
-    fn take(&mut self, request: Captured);
-
+pub trait Sink: reassembly::Sink {
     /// Much was taken, or all that was there: what is whole goes on.
     fn caught_up(&mut self) {}
 }
 
-impl<F: FnMut(Captured)> Sink for F {
-    fn take(&mut self, request: Captured) {
-        self(request);
-    }
-}
+impl<F: FnMut(Captured)> Sink for F {}
 
 /// What to capture, and how.
 #[derive(Debug, Clone)]

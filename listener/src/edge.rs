@@ -82,6 +82,8 @@ pub enum EdgeEvent {
     ShedMemory,
     /// Records of a recording that hold nothing, or can't be read.
     BadRecord,
+    /// Ends of connections that nobody is told, because too many wait.
+    ClosedDropped,
     /// Connections to the mirror endpoint.
     MirrorConnections,
     /// Connections to the mirror endpoint that were turned away because there were too many.
@@ -92,7 +94,7 @@ const COUNT: usize = EdgeEvent::ALL.len();
 
 impl EdgeEvent {
     /// Every event, in the order of declaration.
-    pub const ALL: [EdgeEvent; 38] = [
+    pub const ALL: [EdgeEvent; 39] = [
         EdgeEvent::Packets,
         EdgeEvent::Bytes,
         EdgeEvent::KernelDropped,
@@ -129,6 +131,7 @@ impl EdgeEvent {
         EdgeEvent::ShedCpu,
         EdgeEvent::ShedMemory,
         EdgeEvent::BadRecord,
+        EdgeEvent::ClosedDropped,
         EdgeEvent::MirrorConnections,
         EdgeEvent::MirrorTurnedAway,
     ];
@@ -172,6 +175,7 @@ impl EdgeEvent {
             EdgeEvent::ShedCpu => "shed_cpu",
             EdgeEvent::ShedMemory => "shed_memory",
             EdgeEvent::BadRecord => "bad_record",
+            EdgeEvent::ClosedDropped => "closed_dropped",
             EdgeEvent::MirrorConnections => "mirror_connections",
             EdgeEvent::MirrorTurnedAway => "mirror_turned_away",
         }
@@ -272,7 +276,7 @@ mod tests {
         let snapshot = edge.snapshot();
         assert_eq!(snapshot.len(), EdgeEvent::ALL.len());
         assert_eq!(snapshot["packets"], 1);
-        assert_eq!(snapshot["mirror_turned_away"], 38);
+        assert_eq!(snapshot["mirror_turned_away"], 39);
     }
 
     #[test]

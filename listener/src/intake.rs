@@ -1,24 +1,24 @@
 //! Where captured requests enter the resend window.
 //!
-//! What enters: whole requests from capture threads and from the mirror endpoint. What leaves: parcels for the
-//! relay, by [`crate::ship`]. What may be lost: requests of sessions that are shed, counted at the edge; when the window
-//! is full all the same, the request is dropped and counted (`listener_full`). Nobody who captures ever waits; those who
+//! What enters: whole requests from capture threads and from the mirror endpoint, and ends of connections. What leaves: parcels
+//! for the relay, by [`crate::ship`]. What may be lost: requests of sessions that are shed, counted at the edge; when the window
+//! is full all the same, the request is dropped and counted (`listener_full`), as are ends of connections (`closed_dropped`). Nobody who captures ever waits; those who
 //! read files do, and nothing of theirs is shed or dropped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use reprise_proto::{Parcel, Settlement};
+use reprise_proto::Settlement;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::ledger::{Books, EpochReport};
-use reprise_traffic::{Disposition, DropReason, Epoch};
+use reprise_traffic::{Closed, Disposition, DropReason, Epoch};
 use tokio::sync::Notify;
 
 use crate::budget::Budget;
-use crate::edge::Edge;
+use crate::edge::{Edge, EdgeEvent};
 use crate::shed::Shed;
-use crate::window::{Lost, Room, StreamId, Window};
+use crate::window::{Lost, Room, StreamId, Taken, Window};
 
 /// Unsettled exchanges at which those who read files wait: as many as were settled in [`WORTH`] of late, from 1,024, which
 /// keep all replayers busy, to what a relay queues for a target at one of its replayers, by half. So a file that is read
@@ -157,6 +157,21 @@ impl Intake {
         self.taken_in(inner, size);
     }
 
+    /// Takes in the end of a connection of which requests were taken in, or counts it as dropped. As with
+    /// [`Intake::admit`], [`Intake::announce`] is to follow.
+    pub fn admit_closed(&self, closed: Closed) {
+        let mut inner = self.lock();
+        match inner.window.admit_closed(closed) {
+            Ok(()) => self.taken_in(inner, size_of::<Closed>()),
+            Err(_) => self.drop_closed(1),
+        }
+    }
+
+    /// Counts ends of connections that nobody is told.
+    pub(crate) fn drop_closed(&self, ends: u64) {
+        self.edge.count(EdgeEvent::ClosedDropped, ends);
+    }
+
     /// Tells the one who ships what was taken in, as one: waking it up costs more than a small request.
     pub fn announce(&self) {
         if std::mem::take(&mut self.lock().unannounced) > 0 {
@@ -266,11 +281,11 @@ impl Intake {
         self.lock().window.open(stream, credit, entrusts);
     }
 
-    /// The next parcels for a stream, and the number below which all is settled.
-    pub(crate) fn take(&self, stream: StreamId, batch: u64, most: Room) -> (Vec<Parcel>, u64) {
+    /// What is next for a stream, and the number below which all is settled.
+    pub(crate) fn take(&self, stream: StreamId, batch: u64, most: Room) -> (Taken, u64) {
         let mut inner = self.lock();
-        let parcels = inner.window.take(stream, batch, most, Instant::now());
-        (parcels, inner.window.settled_below())
+        let taken = inner.window.take(stream, batch, most, Instant::now());
+        (taken, inner.window.settled_below())
     }
 
     pub(crate) fn settle(&self, settlements: &[Settlement]) {
@@ -357,10 +372,10 @@ mod tests {
     use std::sync::mpsc;
 
     use bytes::Bytes;
+    use reprise_proto::Parcel;
     use reprise_traffic::{Head, Source};
 
     use super::*;
-    use crate::edge::EdgeEvent;
 
     fn request(port: u16) -> Captured {
         Captured {
@@ -413,7 +428,7 @@ mod tests {
             bytes: usize::MAX,
             exchanges: usize::MAX,
         };
-        let (parcels, _) = intake.take(StreamId(1), 1, all);
+        let (Taken { parcels, .. }, _) = intake.take(StreamId(1), 1, all);
         let end = |parcel: &Parcel| Settlement {
             id: parcel.exchange.id.clone(),
             outcomes: Default::default(),

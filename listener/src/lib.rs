@@ -39,7 +39,7 @@ use reprise_node::config::ByteSize;
 use reprise_node::{Health, ListenAddress};
 use reprise_proto::Hello;
 use reprise_traffic::Epoch;
-use reprise_traffic::exchange::Captured;
+use reprise_traffic::exchange::{Captured, Closed};
 use reprise_traffic::ledger::{EpochReport, LedgerReport};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -178,7 +178,7 @@ struct CaptureSink {
     discards: bool,
 }
 
-impl capture::Sink for CaptureSink {
+impl reassembly::Sink for CaptureSink {
     fn take(&mut self, request: Captured) {
         match self.discards {
             true => self.intake.discard(request),
@@ -186,6 +186,14 @@ impl capture::Sink for CaptureSink {
         }
     }
 
+    fn closed(&mut self, closed: Closed) {
+        if !self.discards {
+            self.intake.admit_closed(closed);
+        }
+    }
+}
+
+impl capture::Sink for CaptureSink {
     fn caught_up(&mut self) {
         self.intake.announce();
     }

@@ -1,7 +1,7 @@
 //! TCP segments of many connections, put together to requests.
 //!
 //! What enters: segments as captured, in any order, with the time; the passing of time.
-//! What leaves: whole requests. What may be lost, and is counted: requests that lack a byte, that were cut off by
+//! What leaves: whole requests, and the ends of connections that had some. What may be lost, and is counted: requests that lack a byte, that were cut off by
 //! a reset, that stood still too long, or that had to go to keep the memory budget.
 //!
 //! Nothing here opens a socket or reads a clock.
@@ -19,7 +19,7 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reprise_traffic::exchange::Captured;
+use reprise_traffic::exchange::{Captured, Closed};
 
 use crate::budget::Budget;
 use crate::edge::{Edge, EdgeEvent};
@@ -139,6 +139,21 @@ impl Default for Settings {
     }
 }
 
+/// Takes what comes of segments, in order.
+pub trait Sink {
+    /// A request is whole.
+    fn take(&mut self, request: Captured);
+
+    /// A connection ended of which requests were taken.
+    fn closed(&mut self, _closed: Closed) {}
+}
+
+impl<F: FnMut(Captured)> Sink for F {
+    fn take(&mut self, request: Captured) {
+        self(request);
+    }
+}
+
 /// Puts segments together.
 #[derive(Debug)]
 pub struct Reassembler {
@@ -174,13 +189,13 @@ impl Reassembler {
     }
 
     /// Takes a segment in either direction, captured at `now_ns` (unix nanoseconds).
-    pub fn push(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl FnMut(Captured)) {
+    pub fn push(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl Sink) {
         self.expire(now_ns, sink);
         self.take(segment, now_ns, sink);
         self.keep_budget(sink);
     }
 
-    fn take(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl FnMut(Captured)) {
+    fn take(&mut self, segment: &Segment<'_>, now_ns: u64, sink: &mut impl Sink) {
         if segment.missing > 0 {
             self.edge.count(EdgeEvent::Truncated, 1);
         }
@@ -223,7 +238,7 @@ impl Reassembler {
         key: Key,
         source_first: bool,
         segment: &Segment<'_>,
-        sink: &mut impl FnMut(Captured),
+        sink: &mut impl Sink,
     ) -> Option<(Id, Way)> {
         if let Some(id) = self.table.find(&key) {
             let flow = self.table.value(id);
@@ -277,7 +292,7 @@ impl Reassembler {
     }
 
     /// Lets time pass: holes become final, unfinished requests are given up, connections are forgotten.
-    pub fn expire(&mut self, now_ns: u64, sink: &mut impl FnMut(Captured)) {
+    pub fn expire(&mut self, now_ns: u64, sink: &mut impl Sink) {
         // Captures are merged of several queues, and clocks are set back.
         self.now_ns = self.now_ns.max(now_ns);
         for class in Class::ALL {
@@ -305,7 +320,7 @@ impl Reassembler {
     }
 
     /// Ends all connections, as at the end of a capture.
-    pub fn finish(&mut self, sink: &mut impl FnMut(Captured)) {
+    pub fn finish(&mut self, sink: &mut impl Sink) {
         while let Some((id, _)) = self.table.oldest(Class::Holed) {
             self.give_up_hole(id, sink);
         }
@@ -327,7 +342,7 @@ impl Reassembler {
     }
 
     /// Calls `act` on a connection and keeps the account of what is held.
-    fn with<S: FnMut(Captured)>(
+    fn with<S: Sink>(
         &mut self,
         id: Id,
         sink: &mut S,
@@ -346,6 +361,7 @@ impl Reassembler {
             sink,
         };
         act(flow, &mut around);
+        flow.tell_end(&mut around);
         // What moved on was counted there before it is given back here.
         let held = flow.held();
         match held.checked_sub(held_before) {
@@ -378,7 +394,7 @@ impl Reassembler {
         self.table.touch(id, class, self.now_ns);
     }
 
-    fn give_up_hole(&mut self, id: Id, sink: &mut impl FnMut(Captured)) {
+    fn give_up_hole(&mut self, id: Id, sink: &mut impl Sink) {
         let progress = self.table.value(id).progress();
         self.with(id, sink, |flow, around| flow.give_up_hole(around));
         self.classify(id, progress);
@@ -394,26 +410,26 @@ impl Reassembler {
         self.now_ns.saturating_sub(wait)
     }
 
-    fn end_overdue(&mut self, id: Id, sink: &mut impl FnMut(Captured)) {
+    fn end_overdue(&mut self, id: Id, sink: &mut impl Sink) {
         let overdue = self.overdue();
         self.with(id, sink, |flow, around| flow.end_overdue(overdue, around));
         let class = self.table.value(id).class();
         self.table.touch(id, class, self.now_ns);
     }
 
-    fn give_up(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
+    fn give_up(&mut self, id: Id, cause: Incomplete, sink: &mut impl Sink) {
         self.with(id, sink, |flow, around| flow.give_up(cause, around));
         let class = self.table.value(id).class();
         self.table.touch(id, class, self.now_ns);
     }
 
-    fn remove(&mut self, id: Id, cause: Incomplete, sink: &mut impl FnMut(Captured)) {
+    fn remove(&mut self, id: Id, cause: Incomplete, sink: &mut impl Sink) {
         self.with(id, sink, |flow, around| flow.end(cause, around));
         let left = self.table.remove(id).held();
         self.let_go(left + SLOT);
     }
 
-    fn keep_budget(&mut self, sink: &mut impl FnMut(Captured)) {
+    fn keep_budget(&mut self, sink: &mut impl Sink) {
         while self.held > 0 && self.budget.is_over() {
             let holed = self.table.oldest(Class::Holed);
             let incomplete = self.table.oldest(Class::Incomplete);
@@ -436,12 +452,12 @@ impl Reassembler {
         }
     }
 
-    fn make_room(&mut self, sink: &mut impl FnMut(Captured)) {
+    fn make_room(&mut self, sink: &mut impl Sink) {
         while self.table.len() >= self.limits.connections && self.forget_one(sink) {}
     }
 
     /// Forgets the connection that is missed least.
-    fn forget_one(&mut self, sink: &mut impl FnMut(Captured)) -> bool {
+    fn forget_one(&mut self, sink: &mut impl Sink) -> bool {
         let Some((id, _)) = Class::ALL.into_iter().find_map(|c| self.table.oldest(c)) else {
             return false;
         };
@@ -453,6 +469,8 @@ impl Reassembler {
 
 #[cfg(test)]
 mod doubt_tests;
+#[cfg(test)]
+mod ending_tests;
 #[cfg(test)]
 mod pairing_tests;
 #[cfg(test)]

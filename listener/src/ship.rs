@@ -1,6 +1,6 @@
 //! Ships the window to a relay, and settles it by the relay's answers.
 //!
-//! What enters: parcels from the [`Intake`]. What leaves: batches on one stream at a time, to the relay that the
+//! What enters: parcels and ends of connections from the [`Intake`]. What leaves: batches on one stream at a time, to the relay that the
 //! listener's name hashes to or, when that is gone, to the next. What may be lost: what was entrusted to
 //! a relay that dies ([`crate::window`]), counted as unknown. All else that was on a broken stream goes out again on the
 //! next one, marked as resent, so that replayers recognise it.
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use reprise_node::membership::Members;
 use reprise_node::{Backoff, Health, LogLimit};
-use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Pace, Parcel, Upstream};
+use reprise_proto::{Batch, Downstream, Hello, LinkError, Outlet, Pace, Upstream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -186,7 +186,7 @@ impl Shipper {
         let mut id = 0;
         let mut pace = Pace::default();
         let mut full = true;
-        while *answers.borrow() == StreamState::Open && !stop.is_cancelled() {
+        while *answers.borrow() == StreamState::Open {
             if !full {
                 tokio::select! {
                     () = self.intake.changed() => {}
@@ -195,10 +195,14 @@ impl Shipper {
                 }
                 pace.turn().await;
             }
-            let (parcels, below) = self.intake.take(stream, id + 1, BATCH);
-            full = is_full(&parcels);
-            if parcels.is_empty() {
-                continue;
+            let (taken, below) = self.intake.take(stream, id + 1, BATCH);
+            full = taken.is_full(BATCH);
+            if taken.is_empty() {
+                // Once all is settled, ends of connections may still be there.
+                match stop.is_cancelled() {
+                    true => return,
+                    false => continue,
+                }
             }
             id += 1;
             pace.sent();
@@ -206,7 +210,8 @@ impl Shipper {
             let batch = Batch {
                 id,
                 settled_below,
-                parcels,
+                parcels: taken.parcels,
+                closed: taken.closed,
             };
             tokio::select! {
                 sent = down.send(Downstream::Batch(batch)) => if sent.is_err() { return },
@@ -215,12 +220,6 @@ impl Shipper {
             }
         }
     }
-}
-
-/// True where more may wait than what the batch holds.
-fn is_full(parcels: &[Parcel]) -> bool {
-    let bytes: usize = parcels.iter().map(|p| p.exchange.request.size()).sum();
-    parcels.len() >= BATCH.exchanges || bytes >= BATCH.bytes
 }
 
 /// Reads a relay's answers until it has no more to say. The stream may be one that we no longer send on.

@@ -9,16 +9,21 @@
 //! bytes are let go here, and it can't be sent again. Where there is no room for two more of its size, each part of its
 //! body is let go as soon as it is on the wire, from when it is queued for the stream. A relay that dies takes such a request along, and it ends as unknown. The
 //! alternative is to have no room for the next one, which is lost for certain.
+//!
+//! Ends of connections ([`closings`]) leave behind the exchanges that were there before them. They are not sent again.
+
+mod closings;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use reprise_proto::Parcel;
+use reprise_proto::{Notice, Parcel};
 use reprise_traffic::exchange::Captured;
-use reprise_traffic::{Epoch, Exchange, ExchangeId};
+use reprise_traffic::{Closed, Epoch, Exchange, ExchangeId};
 
 use crate::budget::Budget;
+use closings::Closings;
 
 /// What is in a window, or a stream's credit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +98,30 @@ pub struct Window {
     lost: BTreeSet<u64>,
     /// The next that was never sent.
     fresh: u64,
+    closings: Closings,
     streams: HashMap<StreamId, Outstanding>,
+}
+
+/// What a batch is made of.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Exchanges.
+    pub parcels: Vec<Parcel>,
+    /// Ends of connections, each behind so many of those.
+    pub closed: Vec<Notice>,
+}
+
+impl Taken {
+    /// True where there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.parcels.is_empty() && self.closed.is_empty()
+    }
+
+    /// True where more may wait than what was asked for.
+    pub fn is_full(&self, most: Room) -> bool {
+        let bytes: usize = self.parcels.iter().map(|p| p.exchange.request.size()).sum();
+        self.parcels.len().max(self.closed.len()) >= most.exchanges || bytes >= most.bytes
+    }
 }
 
 /// Settled slots are kept until all before them are settled: so many times the exchange limit at most.
@@ -156,6 +184,7 @@ impl Window {
             slots: VecDeque::new(),
             lost: BTreeSet::new(),
             fresh: 0,
+            closings: Closings::default(),
             streams: HashMap::new(),
         }
     }
@@ -178,6 +207,19 @@ impl Window {
         let size = request.size();
         self.budget.take(size + OVERHEAD + SLOT);
         self.push(request, due_ns, size);
+    }
+
+    /// Takes in the end of a connection, behind all that was taken in before.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn admit_closed(&mut self, closed: Closed) -> Result<(), Full> {
+        if self.closings.is_full() || !self.budget.take_moved(closings::SIZE) {
+            return Err(Full);
+        }
+        let below = self.base + self.slots.len() as u64;
+        self.closings.push(below, closed);
+        Ok(())
     }
 
     /// True where no more exchanges fit, however small.
@@ -221,15 +263,24 @@ impl Window {
         self.streams.insert(stream, outstanding);
     }
 
-    /// The next parcels for a stream, at most `most`, within its credit, for a batch of that number. A parcel larger than
-    /// all the credit goes alone.
-    pub fn take(&mut self, stream: StreamId, batch: u64, most: Room, now: Instant) -> Vec<Parcel> {
+    /// The next parcels for a stream, at most `most`, within its credit, for a batch of that number, and the ends of
+    /// connections between them, as many at most. A parcel larger than all the credit goes alone.
+    pub fn take(&mut self, stream: StreamId, batch: u64, most: Room, now: Instant) -> Taken {
+        let mut taken = Taken::default();
         let Some(outstanding) = self.streams.get_mut(&stream) else {
-            return Vec::new();
+            return taken;
         };
-        let mut parcels: Vec<Parcel> = Vec::new();
+        let Taken { parcels, closed } = &mut taken;
         let mut bytes = 0;
-        while parcels.len() < most.exchanges && bytes < most.bytes {
+        loop {
+            let unsent = self.lost.first().map_or(self.fresh, |lost| *lost);
+            let ends = self
+                .closings
+                .take(unsent, parcels.len(), most.exchanges, closed);
+            self.budget.give(ends * closings::SIZE);
+            if parcels.len().max(closed.len()) >= most.exchanges || bytes >= most.bytes {
+                break;
+            }
             let end = self.base + self.slots.len() as u64;
             let next = self
                 .lost
@@ -279,7 +330,7 @@ impl Window {
                 self.fresh = sequence + 1;
             }
         }
-        parcels
+        taken
     }
 
     /// The relay has custody of a batch and of all before it: lets go of what is too large to be kept.
@@ -431,6 +482,8 @@ impl Window {
             exchanges: 0,
         };
         self.lost.clear();
+        self.budget.give(self.closings.len() * closings::SIZE);
+        self.closings.clear();
         self.streams.clear();
         (unsent.len() as u64, sent.len() as u64)
     }

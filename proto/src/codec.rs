@@ -20,15 +20,17 @@ mod tests {
     use prost::Message;
     use reprise_traffic::exchange::Captured;
     use reprise_traffic::{
-        Answer, AnswerHead, Body, Disposition, DropReason, Epoch, Exchange, ExchangeId, Fault,
-        Head, Source, TargetName,
+        Answer, AnswerHead, Body, Closed, Disposition, DropReason, Epoch, Exchange, ExchangeId,
+        Fault, Head, Source, TargetName,
     };
 
     use super::decode::protocol;
     use super::encode::{begin_piece, encode_settled};
     use super::*;
     use crate::frames::Chunks;
-    use crate::message::{Batch, Downstream, LinkError, Parcel, Settlement};
+    use crate::message::{
+        Batch, Downstream, Item, LinkError, Notice, Parcel, Settlement, in_order,
+    };
     use crate::pieces::{MAX_ANSWER, PIECE, SMALL};
     use crate::wire;
 
@@ -90,6 +92,20 @@ mod tests {
             id: 1,
             settled_below: Vec::new(),
             parcels,
+            closed: Vec::new(),
+        }
+    }
+
+    fn notice(behind: usize, target: Option<&TargetName>) -> Notice {
+        Notice {
+            behind,
+            target: target.cloned(),
+            closed: Closed {
+                closed_ns: 11,
+                client: "[::1]:5".parse().unwrap(),
+                server: "10.0.0.1:80".parse().unwrap(),
+                due_ns: target.map(|_| 12),
+            },
         }
     }
 
@@ -134,6 +150,7 @@ mod tests {
                     claim: None,
                 },
             ],
+            closed: vec![notice(1, None), notice(2, Some(&target))],
         };
         let mut messages = decoded(encoded(batch)).unwrap();
         let Some(Downstream::Batch(batch)) = messages.pop() else {
@@ -142,6 +159,7 @@ mod tests {
         assert_eq!(batch.id, 3);
         assert_eq!(batch.settled_below, vec![(epoch.clone(), 40)]);
         assert_eq!(batch.parcels[0].target, None);
+        assert_eq!(batch.closed, [notice(1, None), notice(2, Some(&target))]);
         assert_eq!(batch.parcels[1].target, Some(target));
         assert_eq!(batch.parcels[1].resent, Some(Duration::from_millis(5)));
         let (sent, got) = (exchange(&epoch, 42), &batch.parcels[1].exchange);
@@ -189,9 +207,75 @@ mod tests {
         };
         let refused = Decoder::default().batch(batch).unwrap_err();
         assert_eq!(refused, protocol("a parcel's epoch is not in its batch"));
+        let closed = |client: &str, target| wire::Closed {
+            client: client.to_owned(),
+            server: "10.0.0.1:80".to_owned(),
+            target,
+            ..Default::default()
+        };
+        for (closed, reason) in [
+            (vec![closed("here", 0)], "\"here\" is no address"),
+            (
+                vec![closed("10.0.0.2:1", 1)],
+                "a closed connection's target is not in its batch",
+            ),
+            (
+                vec![wire::Closed::default(); (1 << 14) + 1],
+                "more closed connections than a batch holds",
+            ),
+        ] {
+            let batch = wire::Batch {
+                closed,
+                ..Default::default()
+            };
+            let refused = Decoder::default().batch(batch).unwrap_err();
+            assert_eq!(refused, protocol(reason));
+        }
         assert!(Decoder::default().hello(None).is_err());
         let newer = wire::Downstream { message: None };
         assert!(Decoder::default().down(newer).unwrap().is_none());
+    }
+
+    /// A sender of the version before has none, and one before it passes over what it doesn't know.
+    #[test]
+    fn neighbours_without_notices_get_on_with_those_who_have_them() {
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Before {
+            #[prost(uint64, tag = "1")]
+            id: u64,
+            #[prost(message, repeated, tag = "4")]
+            parcels: Vec<wire::Parcel>,
+        }
+        let sent = Batch {
+            closed: vec![notice(1, None)],
+            ..batch(vec![parcel(1, 3, None)])
+        };
+        let Some(wire::downstream::Message::Batch(sent)) = encoded(sent)[0].message.clone() else {
+            panic!("not a batch");
+        };
+        let old = Before::decode(&sent.encode_to_vec()[..]).unwrap();
+        assert_eq!((old.id, &old.parcels), (1, &sent.parcels));
+    }
+
+    #[test]
+    fn items_come_in_the_order_in_which_they_were_put() {
+        let parcels = |n| (0..n).map(|sequence| parcel(sequence, 0, None)).collect();
+        let order = |count, behind: &[usize]| {
+            let notices = behind.iter().map(|behind| notice(*behind, None)).collect();
+            let items = in_order(parcels(count), notices).map(|item| match item {
+                Item::Parcels(parcels) => parcels
+                    .iter()
+                    .map(|parcel| format!("p{}", parcel.exchange.id.sequence))
+                    .collect::<Vec<_>>()
+                    .join("+"),
+                Item::Closed(notice) => format!("c{}", notice.behind),
+            });
+            items.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(order(3, &[0, 2, 2, 3]), "c0 p0+p1 c2 c2 p2 c3");
+        assert_eq!(order(0, &[0]), "c0");
+        // Nobody sends these.
+        assert_eq!(order(1, &[9, 0]), "p0 c9 c0");
     }
 
     #[test]
@@ -292,7 +376,12 @@ mod tests {
             cut in any::<proptest::sample::Index>(),
         ) {
             // Plain garbage, and a good message with garbage in its midst.
-            let good = encoded(batch(vec![parcel(0, 9, Some(answer(9)))]))[0].encode_to_vec();
+            let target = TargetName::new("shop/a").unwrap();
+            let good = Batch {
+                closed: vec![notice(0, None), notice(1, Some(&target))],
+                ..batch(vec![parcel(0, 9, Some(answer(9)))])
+            };
+            let good = encoded(good)[0].encode_to_vec();
             let at = cut.index(good.len());
             let mut spoilt = good[..at].to_vec();
             spoilt.extend_from_slice(&bytes);

@@ -24,7 +24,8 @@ mod stream;
 pub use budget::{Budget, Claim};
 pub use client::{ConnectError, connect};
 pub use message::{
-    Batch, Delivery, Downstream, Hello, LinkError, Outcomes, Parcel, Settlement, Upstream, Welcome,
+    Batch, Delivery, Downstream, Hello, Item, LinkError, Notice, Outcomes, Parcel, Settlement,
+    Upstream, Welcome, in_order,
 };
 pub use pace::Pace;
 pub use server::{Server, serve};

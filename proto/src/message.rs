@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reprise_traffic::{Disposition, Epoch, Exchange, ExchangeId, Measured, Target, TargetName};
+use reprise_traffic::{
+    Closed, Disposition, Epoch, Exchange, ExchangeId, Measured, Target, TargetName,
+};
 use smallvec::SmallVec;
 
 use crate::budget::Claim;
@@ -49,6 +51,17 @@ pub struct Parcel {
     pub claim: Option<Claim>,
 }
 
+/// A captured connection that has ended, on its way. What becomes of it is nobody's business but the taker's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// So many parcels of its batch are ahead of it.
+    pub behind: usize,
+    /// The one target that it is for; `None` between listener and relay.
+    pub target: Option<TargetName>,
+    /// The connection.
+    pub closed: Closed,
+}
+
 /// Parcels that travel together.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -58,6 +71,35 @@ pub struct Batch {
     pub settled_below: Vec<(Arc<Epoch>, u64)>,
     /// In the order in which they are to be sent.
     pub parcels: Vec<Parcel>,
+    /// Connections that have ended, in the same order.
+    pub closed: Vec<Notice>,
+}
+
+/// The next in a batch.
+#[derive(Debug)]
+pub enum Item {
+    /// Exchanges.
+    Parcels(Vec<Parcel>),
+    /// The end of a connection whose exchanges are ahead of it.
+    Closed(Notice),
+}
+
+/// What is in a batch, in order; exchanges that stand next to each other together.
+pub fn in_order(parcels: Vec<Parcel>, closed: Vec<Notice>) -> impl Iterator<Item = Item> {
+    let (mut parcels, mut closed) = (parcels.into_iter(), closed.into_iter().peekable());
+    let mut ahead = 0;
+    std::iter::from_fn(move || {
+        if let Some(notice) = closed.next_if(|notice| notice.behind <= ahead) {
+            return Some(Item::Closed(notice));
+        }
+        let next = closed.peek().map_or(usize::MAX, |notice| notice.behind);
+        let together: Vec<Parcel> = parcels.by_ref().take(next - ahead).collect();
+        if together.is_empty() {
+            return closed.next().map(Item::Closed);
+        }
+        ahead += together.len();
+        Some(Item::Parcels(together))
+    })
 }
 
 /// How an exchange ended, for each target that it was for.

@@ -107,6 +107,7 @@ async fn send(outlet: Outlet, listener: &str, count: u64) {
                 id: pair + 1,
                 settled_below: vec![(epoch.clone(), 0)],
                 parcels: vec![parcel(&epoch, 2 * pair), parcel(&epoch, 2 * pair + 1)],
+                closed: Vec::new(),
             };
             down.send(Downstream::Batch(batch)).await.unwrap();
         }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use reprise_proto::{Downstream, Inlet, LinkError, Pace, Upstream};
+use reprise_proto::{Downstream, Inlet, Item, LinkError, Pace, Upstream, in_order};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -73,7 +73,15 @@ async fn take(
         };
         watermarks.raise(&batch.settled_below);
         let span = info_span!("batch", id = batch.id, parcels = batch.parcels.len());
-        let routing = router.route(custody, batch.parcels, Instant::now());
+        let routing = async {
+            let now = Instant::now();
+            for item in in_order(batch.parcels, batch.closed) {
+                match item {
+                    Item::Parcels(parcels) => router.route(custody, parcels, now).await,
+                    Item::Closed(notice) => router.close(notice.closed),
+                }
+            }
+        };
         routing.instrument(span).await;
         if up.send(Upstream::Accepted(batch.id)).await.is_err() {
             return Err(LinkError::Lost("it reads no answers".to_owned()));

@@ -1,6 +1,6 @@
 //! Feeds one replayer: keeps a stream to it open and moves jobs of its [`Link`] over it.
 //!
-//! What enters: the link's jobs and the targets' documents. What leaves: batches; a target's document always goes
+//! What enters: the link's jobs and ends of connections, and the targets' documents. What leaves: batches; a target's document always goes
 //! ahead of its first parcel. What may be lost: nothing unsaid. When the stream breaks, jobs that were never sent
 //! and safe ones go to other replayers. Unsafe ones that were sent wait for the same life of the replayer to come
 //! back, which recognises them; if it doesn't within [`DOUBT`], they end as `unknown`.
@@ -147,24 +147,25 @@ impl Feed {
                 pace.turn().await;
             }
             // Before the look at the targets: a job's document is never newer than what that look finds.
-            let (parcels, taken) = self.link.take(BATCH);
-            full = is_full(taken);
+            let taken = self.link.take(BATCH);
+            full = taken.is_full(BATCH);
             if targets.has_changed().unwrap_or(false) {
                 let documents = targets.borrow_and_update().values().cloned().collect();
                 if down.send(Downstream::Targets(documents)).await.is_err() {
                     return;
                 }
             }
-            if parcels.is_empty() {
+            if taken.is_empty() {
                 continue;
             }
             id += 1;
             pace.sent();
-            let settled_below = self.watermarks.of(&parcels);
+            let settled_below = self.watermarks.of(&taken.parcels);
             let batch = Downstream::Batch(Batch {
                 id,
                 settled_below,
-                parcels,
+                parcels: taken.parcels,
+                closed: taken.closed,
             });
             tokio::select! {
                 sent = down.send(batch) => if sent.is_err() { return },
@@ -212,11 +213,6 @@ impl Feed {
         }
         state.send_replace(StreamState::Ended);
     }
-}
-
-/// True where more may wait than what the batch holds.
-fn is_full(taken: Load) -> bool {
-    taken.jobs >= BATCH.jobs || taken.bytes >= BATCH.bytes
 }
 
 async fn await_end(reader: JoinHandle<()>) {
@@ -275,6 +271,7 @@ impl Drop for Doubtful {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::counter::Counter;
     use reprise_proto::{Budget, Welcome};
 
     use super::*;
@@ -297,7 +294,7 @@ mod tests {
             bytes: usize::MAX,
             jobs: usize::MAX,
         };
-        let link = Link::new("r".to_owned(), 1, many);
+        let link = Link::new("r".to_owned(), 1, many, Counter::default());
         link.open(&Welcome {
             node: String::new(),
             version: String::new(),

@@ -3,7 +3,7 @@
 //! What enters: batches from listeners ([`accept`]). They are taken into custody, decided on ([`route`]), given to
 //! a replayer by the ring ([`pools`], [`ring`]) and sent to it ([`link`], [`feed`]). What leaves: settlements to the
 //! listeners. What may be lost: nothing unsaid; a relay keeps nothing that a listener doesn't have still, so one
-//! that dies costs no exchange. When its memory is full it stops reading, and the listeners shed.
+//! that dies costs no exchange. The ends of connections, which travel behind their exchanges, are best effort. When its memory is full it stops reading, and the listeners shed.
 
 mod accept;
 mod custody;
@@ -26,6 +26,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use reprise_node::Health;
 use reprise_node::membership::{Member, Members, Targets};
 use reprise_proto::{Budget, Hello, Inlet, Outlet};
@@ -182,6 +183,15 @@ impl Relay {
         self.pools.links()
     }
 
+    /// Shows what a relay counts besides its ledger.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "reprise_relay_closed_dropped",
+            "Ends of production's connections that a replayer was not told: it had no room, or was gone",
+            self.pools.closed_dropped().clone(),
+        );
+    }
+
     /// What passed through this relay, by listener epoch and target.
     pub fn ledger(&self) -> impl Fn() -> LedgerReport + Send + Sync + 'static {
         let (node, tally) = (self.node.clone(), self.tally.clone());
@@ -249,7 +259,9 @@ struct Feeder {
 
 impl Feeder {
     fn feed(&self, name: &str, weight: u32, pools: Vec<String>) -> Feed {
-        let link = Arc::new(Link::new(name.to_owned(), weight, self.lane));
+        let closed_dropped = self.pools.closed_dropped().clone();
+        let link = Link::new(name.to_owned(), weight, self.lane, closed_dropped);
+        let link = Arc::new(link);
         self.pools.add(Serving {
             link: link.clone(),
             pools,

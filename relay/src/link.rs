@@ -1,9 +1,10 @@
 //! One replayer as the relay sees it: what waits for it, and what is with it.
 //!
-//! What enters: jobs that the ring gave to this replayer. What leaves: parcels within the replayer's credit, each
-//! target in turn so that a slow one does not hold up the others. What may be lost: when a target's lane is full
+//! What enters: jobs that the ring gave to this replayer, and ends of connections behind them. What leaves: parcels within the
+//! replayer's credit, each target in turn so that a slow one does not hold up the others, and the ends between them. What may be lost: when a target's lane is full
 //! the job is refused and its caller counts it; jobs that waited too long are dropped and counted. When the stream
-//! breaks, all jobs are handed back in two heaps: those never sent and those that may have arrived.
+//! breaks, all jobs are handed back in two heaps: those never sent and those that may have arrived. Ends of connections are
+//! gone with it, and counted.
 //!
 //! No I/O: [`crate::pools`] drives it.
 
@@ -15,8 +16,9 @@ use std::time::Instant;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use indexmap::IndexMap;
-use reprise_proto::{Delivery, Parcel, Settlement, Welcome};
-use reprise_traffic::{DropReason, ExchangeId, TargetName};
+use prometheus_client::metrics::counter::Counter;
+use reprise_proto::{Delivery, Notice, Parcel, Settlement, Welcome};
+use reprise_traffic::{Closed, DropReason, ExchangeId, TargetName};
 use tokio::sync::Notify;
 
 use crate::custody::Job;
@@ -64,6 +66,23 @@ struct Lane {
     queue: VecDeque<Job>,
     queued_bytes: usize,
     sent: Load,
+    /// Jobs that have left the queue since the lane is there.
+    left: u64,
+    /// Ends of connections, each behind as many jobs as have left by its turn.
+    closed: VecDeque<(u64, Closed)>,
+}
+
+impl Lane {
+    fn pop(&mut self) -> Option<Job> {
+        let job = self.queue.pop_front()?;
+        self.queued_bytes -= job.size();
+        self.left += 1;
+        Some(job)
+    }
+
+    fn is_unused(&self) -> bool {
+        self.queue.is_empty() && self.closed.is_empty() && self.sent.jobs == 0
+    }
 }
 
 /// A job that is with the replayer.
@@ -129,8 +148,35 @@ pub(crate) struct Link {
     /// What may wait for one target.
     lane: Load,
     state: Mutex<State>,
+    /// Ends of connections that the replayer is not told.
+    closed_dropped: Counter,
     /// Told when there may be something to send.
     pub(crate) changed: Notify,
+}
+
+/// Ends of connections that wait in a lane.
+const MOST_CLOSED: usize = 1 << 14;
+
+/// What a batch is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) parcels: Vec<Parcel>,
+    /// Ends of connections, each behind so many of those.
+    pub(crate) closed: Vec<Notice>,
+    /// The parcels' part of the credit.
+    load: Load,
+}
+
+impl Taken {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parcels.is_empty() && self.closed.is_empty()
+    }
+
+    /// True where more may wait than what was asked for.
+    pub(crate) fn is_full(&self, most: Load) -> bool {
+        let Load { bytes, jobs } = self.load;
+        jobs.max(self.closed.len()) >= most.jobs || bytes >= most.bytes
+    }
 }
 
 /// Jobs that a broken stream hands back.
@@ -143,7 +189,7 @@ pub(crate) struct Orphans {
 }
 
 impl Link {
-    pub(crate) fn new(name: String, weight: u32, lane: Load) -> Link {
+    pub(crate) fn new(name: String, weight: u32, lane: Load, closed_dropped: Counter) -> Link {
         let state = State {
             phase: Phase::Down,
             incarnation: 0,
@@ -158,6 +204,7 @@ impl Link {
             weight,
             lane,
             state: Mutex::new(state),
+            closed_dropped,
             changed: Notify::new(),
         }
     }
@@ -191,7 +238,7 @@ impl Link {
         if state.phase == Phase::Up {
             state.phase = Phase::Leaving;
         }
-        let unsent = state.take_queues();
+        let unsent = self.take_queues(&mut state);
         drop(state);
         self.changed.notify_one();
         unsent
@@ -201,7 +248,7 @@ impl Link {
     pub(crate) fn close(&self) -> Orphans {
         let mut state = self.lock();
         state.phase = Phase::Down;
-        let unsent = state.take_queues();
+        let unsent = self.take_queues(&mut state);
         state.lanes.clear();
         state.sent = Load::default();
         let mut sent: Vec<Job> = std::mem::take(&mut state.in_flight.table)
@@ -230,8 +277,26 @@ impl Link {
         refused
     }
 
-    /// The next parcels within the replayer's credit, and how much they are. Jobs that waited too long are dropped.
-    pub(crate) fn take(&self, most: Load) -> (Vec<Parcel>, Load) {
+    /// Queues the end of a connection behind a target's jobs. False where there is no room, or the stream is down.
+    pub(crate) fn offer_closed(&self, target: &TargetName, closed: Closed) -> bool {
+        let mut state = self.lock();
+        if state.phase != Phase::Up {
+            return false;
+        }
+        let lane = state.lane(target);
+        if lane.closed.len() >= MOST_CLOSED {
+            return false;
+        }
+        let behind = lane.left + lane.queue.len() as u64;
+        lane.closed.push_back((behind, closed));
+        drop(state);
+        self.changed.notify_one();
+        true
+    }
+
+    /// What is next within the replayer's credit, with ends of connections as many as jobs at most. Jobs that waited too long
+    /// are dropped.
+    pub(crate) fn take(&self, most: Load) -> Taken {
         let mut expired = Vec::new();
         let taken = self.lock().take(most, &mut expired);
         // Answered outside the lock: an answer takes the custody's.
@@ -246,10 +311,24 @@ impl Link {
         let mut state = self.lock();
         let gone = state.lanes.iter_mut().filter(|(name, _)| !known(name));
         gone.flat_map(|(_, lane)| {
+            // Their connections go with the target.
+            lane.closed.clear();
             lane.queued_bytes = 0;
             std::mem::take(&mut lane.queue)
         })
         .collect()
+    }
+
+    /// Takes out all that waits.
+    fn take_queues(&self, state: &mut State) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for lane in state.lanes.values_mut() {
+            lane.queued_bytes = 0;
+            jobs.extend(lane.queue.drain(..));
+            self.closed_dropped.inc_by(lane.closed.len() as u64);
+            lane.closed.clear();
+        }
+        jobs
     }
 
     /// The replayer answered.
@@ -306,15 +385,6 @@ impl State {
         Ok(())
     }
 
-    fn take_queues(&mut self) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        for lane in self.lanes.values_mut() {
-            lane.queued_bytes = 0;
-            jobs.extend(lane.queue.drain(..));
-        }
-        jobs
-    }
-
     fn lane(&mut self, target: &TargetName) -> &mut Lane {
         // `entry` would count up the references to a name that is there already, which all threads share.
         let index = match self.lanes.get_index_of(target) {
@@ -331,36 +401,54 @@ impl State {
         self.sent.remove(size);
         if let Some(lane) = self.lanes.get_mut(target) {
             lane.sent.remove(size);
-            if lane.queue.is_empty() && lane.sent.jobs == 0 {
+            if lane.is_unused() {
                 self.lanes.swap_remove(target);
             }
         }
         Some(flight)
     }
 
-    fn take(&mut self, most: Load, expired: &mut Vec<Job>) -> (Vec<Parcel>, Load) {
-        let mut parcels = Vec::new();
-        let mut taken = Load::default();
+    fn take(&mut self, most: Load, expired: &mut Vec<Job>) -> Taken {
+        let mut taken = Taken::default();
         if self.phase != Phase::Up {
-            return (parcels, taken);
+            return taken;
         }
         let mut idle_turns = 0;
         let now = Instant::now();
-        while taken.bytes < most.bytes && taken.jobs < most.jobs && idle_turns < self.lanes.len() {
+        while !taken.is_full(most) && idle_turns < self.lanes.len() {
             let lane = self.turn % self.lanes.len();
             self.turn = lane + 1;
-            match self.take_one(lane, now, expired) {
-                Some((parcel, size)) => {
-                    taken.add(size);
-                    parcels.push(parcel);
-                    idle_turns = 0;
-                }
-                None => idle_turns += 1,
+            idle_turns += 1;
+            self.take_closed(lane, most, &mut taken);
+            if taken.is_full(most) {
+                break;
+            }
+            if let Some((parcel, size)) = self.take_one(lane, now, expired) {
+                taken.load.add(size);
+                taken.parcels.push(parcel);
+                idle_turns = 0;
             }
         }
-        self.lanes
-            .retain(|_, lane| !lane.queue.is_empty() || lane.sent.jobs > 0);
-        (parcels, taken)
+        self.lanes.retain(|_, lane| !lane.is_unused());
+        taken
+    }
+
+    /// Takes the ends of connections whose jobs have left.
+    fn take_closed(&mut self, lane: usize, most: Load, taken: &mut Taken) {
+        let Some((target, lane)) = self.lanes.get_index_mut(lane) else {
+            return;
+        };
+        while taken.closed.len() < most.jobs
+            && let Some((behind, closed)) = lane.closed.front().copied()
+            && behind <= lane.left
+        {
+            lane.closed.pop_front();
+            taken.closed.push(Notice {
+                behind: taken.parcels.len(),
+                target: Some(target.clone()),
+                closed,
+            });
+        }
     }
 
     fn take_one(
@@ -376,13 +464,11 @@ impl State {
             let job = lane.queue.front()?;
             let size = job.size();
             if job.is_expired(now) {
-                lane.queued_bytes -= size;
-                expired.extend(lane.queue.pop_front());
+                expired.extend(lane.pop());
                 continue;
             }
             if let Some(first) = self.in_flight.get_mut(job) {
-                lane.queued_bytes -= size;
-                first.copies.extend(lane.queue.pop_front());
+                first.copies.extend(lane.pop());
                 continue;
             }
             let fits = |used: Load, share: usize| {
@@ -393,8 +479,7 @@ impl State {
             if !fits(self.sent, 1) || !fits(lane.sent, share) {
                 return None;
             }
-            let job = lane.queue.pop_front()?;
-            lane.queued_bytes -= size;
+            let job = lane.pop()?;
             lane.sent.add(size);
             self.sent.add(size);
             let parcel = Parcel {

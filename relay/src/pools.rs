@@ -1,8 +1,9 @@
 //! The pools of replayers: who serves, which of them a session belongs to, and where jobs go when one is lost.
 //!
-//! What enters: jobs from [`crate::route`], membership, and what the links hand back. What leaves: each job in the
+//! What enters: jobs and ends of connections from [`crate::route`], membership, and what the links hand back. What leaves: each job in the
 //! lane of one replayer. What may be lost: a job without any replayer waits for [`PARKED_FOR`] and is then dropped
-//! (`no_replayer`); one whose lane is full is dropped (`relay_full`). A job that may have reached its target goes
+//! (`no_replayer`); one whose lane is full is dropped (`relay_full`). An end of a connection for which there is no replayer, or
+//! no room, is counted and gone. A job that may have reached its target goes
 //! to another replayer only if its method is safe; otherwise it ends as `unknown`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -10,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::counter::Counter;
 use reprise_traffic::target::Split;
-use reprise_traffic::{DropReason, TargetName};
+use reprise_traffic::{Closed, DropReason, Target, TargetName};
 use tracing::info;
 
 use crate::custody::Job;
@@ -62,6 +64,8 @@ pub(crate) struct Pools {
     tables: ArcSwap<HashMap<String, Arc<Table>>>,
     serving: Mutex<BTreeMap<String, Serving>>,
     parked: Mutex<Parked>,
+    /// Ends of connections that no replayer is told.
+    closed_dropped: Counter,
 }
 
 #[derive(Debug)]
@@ -86,7 +90,13 @@ impl Pools {
             tables: ArcSwap::default(),
             serving: Mutex::default(),
             parked: Mutex::new(parked),
+            closed_dropped: Counter::default(),
         }
+    }
+
+    /// Counts the ends of connections that no replayer is told.
+    pub(crate) fn closed_dropped(&self) -> &Counter {
+        &self.closed_dropped
     }
 
     fn serving(&self) -> MutexGuard<'_, BTreeMap<String, Serving>> {
@@ -173,6 +183,28 @@ impl Pools {
                 Err(Refused::Down(refused)) => job = refused,
             }
             self.rebuild();
+        }
+    }
+
+    /// Puts the end of a connection behind its session's jobs, in the lane of each replayer that can have some.
+    pub(crate) fn close(&self, target: &Target, session: u64, closed: Closed) {
+        let tables = self.tables.load();
+        let table = tables
+            .get(&target.document.pool)
+            .or_else(|| tables.get(ALL));
+        let links = table.map_or(&[][..], |table| match target.document.split {
+            Split::Hash => table.ring.member(session).map_or(&[][..], |index| {
+                table.links.get(index..=index).unwrap_or_default()
+            }),
+            Split::RoundRobin => &table.links,
+        });
+        if links.is_empty() {
+            self.closed_dropped.inc();
+        }
+        for link in links {
+            if !link.offer_closed(&target.name, closed) {
+                self.closed_dropped.inc();
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! Decides for which targets an exchange is wanted, and sends it on its ways.
 //!
 //! What enters: batches of one listener. What leaves: a job for each target that wants the exchange, and an answer
-//! at once for each that doesn't. What may be lost: what a target's rate limit refuses (`rate_limited`).
+//! at once for each that doesn't; the end of a connection for each target that follows it. What may be lost: what a target's
+//! rate limit refuses (`rate_limited`).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -12,7 +13,7 @@ use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reprise_node::membership::Targets;
 use reprise_proto::Parcel;
-use reprise_traffic::{Decision, Disposition, DropReason, Target, TargetName};
+use reprise_traffic::{Closed, Decision, Disposition, DropReason, Target, TargetName};
 use tokio::sync::watch;
 
 use crate::custody::{Custody, Job};
@@ -98,5 +99,14 @@ impl Router {
         }
         Job::settle_all(ended);
         self.pools.send_all(wanted);
+    }
+
+    /// Sends the end of a connection, behind the exchanges routed so far, to each target that follows it.
+    pub(crate) fn close(&self, closed: Closed) {
+        for target in &self.routes.load().targets {
+            if let Some(session) = target.session_closed_by(&closed) {
+                self.pools.close(target, session, closed);
+            }
+        }
     }
 }

@@ -52,6 +52,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     });
     let ledger = Arc::new(relay.ledger());
     let mut registry = Registry::default();
+    relay.register(&mut registry);
     metrics::register_ledger(&mut registry, ledger.clone());
     let _serving = admin.serve(Admin {
         node: id.clone(),

@@ -176,6 +176,11 @@ impl TargetClient {
         }
     }
 
+    /// Closes the connection of a session that sends nothing now, if it has one of its own.
+    pub fn close(&self, session: u64) {
+        self.pool.close_own(session);
+    }
+
     /// Sends one request, and again where the document asks for that and it does no harm.
     async fn deliver(
         &self,

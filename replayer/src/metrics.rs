@@ -1,5 +1,5 @@
 //! What a replayer measures besides its ledger: how long targets take to answer, whether their breakers are open, and how
-//! production answered.
+//! production answered; and of which ends of its connections nobody took notice.
 //!
 //! What enters: answers. What leaves: metrics. What may be lost: nothing.
 
@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     latencies: Latencies,
     breakers: Breakers,
     answers: Answers,
+    closed_dropped: Family<TargetLabel, Counter>,
 }
 
 /// What is measured of one target.
@@ -28,14 +29,23 @@ pub(crate) struct Meters {
     pub(crate) latency: Latency,
     pub(crate) breaker: BreakerMeter,
     pub(crate) answers: TargetAnswers,
+    /// Ends of production's connections that were passed over.
+    pub(crate) closed_dropped: Counter,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Metrics {
+        let closed_dropped = Family::<TargetLabel, Counter>::default();
+        registry.register(
+            "reprise_replayer_closed_dropped",
+            "Ends of production's connections that were passed over, as too many were scheduled",
+            closed_dropped.clone(),
+        );
         Metrics {
             latencies: Latencies::register(registry),
             breakers: Breakers::register(registry),
             answers: Answers::register(registry),
+            closed_dropped,
         }
     }
 
@@ -44,6 +54,12 @@ impl Metrics {
             latency: self.latencies.of(target),
             breaker: self.breakers.of(target),
             answers: self.answers.of(target),
+            closed_dropped: self
+                .closed_dropped
+                .get_or_create(&TargetLabel {
+                    target: target.to_string(),
+                })
+                .clone(),
         }
     }
 }

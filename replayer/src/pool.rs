@@ -110,6 +110,14 @@ impl Pool {
         }
     }
 
+    /// Closes the connection of a session, if it has an idle one.
+    pub(crate) fn close_own(&self, session: u64) {
+        let connection = self.lock().own.remove(&session);
+        if let Some(connection) = connection {
+            connection.close();
+        }
+    }
+
     /// The server closed a connection though its last response had promised to keep it.
     pub(crate) fn distrust(&self) {
         self.lock().distrusted_until = Some(Instant::now() + DISTRUST);
@@ -264,7 +272,11 @@ mod tests {
         assert!(pool.take_own(1, true).is_none(), "closed by the server");
         pass(Duration::from_secs(10)).await;
         assert!(pool.take_own(2, false).is_none(), "must not be repeated");
-        let third = pool.take_own(3, true).unwrap();
+        pool.close_own(2);
+        pool.close_own(3);
+        let (third, server) = (pool.take_own(3, true), servers.last_mut().unwrap());
+        assert!(third.is_none() && server.read(&mut [0]).await.unwrap() == 0);
+        let (third, _server) = pair(&listener).await;
         pool.put_own(3, third);
         pass(OWN_IDLE).await;
         assert!(pool.take_own(3, true).is_none());

@@ -2,16 +2,19 @@
 //! Those of a recording are recorded, and those of a target that does nothing end at once; there sessions don't wait for
 //! answers.
 //!
-//! What enters: jobs. What leaves: requests, and how each ended. What may be lost: a job that waited longer than the
+//! What enters: jobs, and ends of production's connections. What leaves: requests, and how each ended; the connection of a
+//! session is closed behind its last. What may be lost: a job that waited longer than the
 //! target's `max_age` is dropped (`expired`), one that finds no room (`replayer_full`), one whose target doesn't answer
-//! (`breaker_open`), and one whose target was deleted while it waited (`not_a_target`).
+//! (`breaker_open`), and one whose target was deleted while it waited (`not_a_target`). Where too many
+//! ends of connections are scheduled, further ones are counted and gone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use reprise_traffic::outcome::TAKEN;
-use reprise_traffic::{Disposition, DropReason, Exchange, Fault, Target};
+use reprise_traffic::{Closed, Disposition, DropReason, Exchange, Fault, Target};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -20,7 +23,7 @@ use crate::metrics::{BreakerMeter, Latency, Meters, TargetAnswers};
 use crate::recording::Recorder;
 use crate::schedule::Schedule;
 use crate::sender::Sender;
-use crate::sessions::{Placed, Room, Sessions};
+use crate::sessions::{Next, Placed, Room, Sessions};
 
 /// An exchange to be sent to the target.
 #[derive(Debug)]
@@ -62,6 +65,9 @@ pub(crate) struct Runner<T> {
     measures: Measures,
     breaker: BreakerMeter,
     answers: TargetAnswers,
+    /// Ends of connections that are not due yet.
+    closings: AtomicUsize,
+    closed_dropped: Counter,
     retired: AtomicBool,
 }
 
@@ -111,6 +117,8 @@ impl<T: Send + Sync + 'static> Runner<T> {
             measures: Measures::default(),
             breaker: meters.breaker,
             answers: meters.answers,
+            closings: AtomicUsize::new(0),
+            closed_dropped: meters.closed_dropped,
             retired: AtomicBool::new(false),
         }
     }
@@ -225,6 +233,46 @@ impl<T: Send + Sync + 'static> Runner<T> {
         }
     }
 
+    /// A connection of production's has ended: that of its session is closed, where sessions have their own, once all is
+    /// sent that came before; with a schedule when that is `due`.
+    pub(crate) fn close(
+        self: &Arc<Self>,
+        closed: &Closed,
+        due: Option<Instant>,
+        schedule: &Schedule,
+    ) {
+        let Some(session) = self.current().target.session_closed_by(closed) else {
+            return;
+        };
+        let Some(due) = due else {
+            return self.close_session(session);
+        };
+        if self.closings.fetch_add(1, Ordering::Relaxed) >= self.room.jobs {
+            self.closings.fetch_sub(1, Ordering::Relaxed);
+            self.closed_dropped.inc();
+            return;
+        }
+        let runner = self.clone();
+        schedule.at(due, move || {
+            runner.closings.fetch_sub(1, Ordering::Relaxed);
+            runner.close_session(session);
+        });
+    }
+
+    /// Closes a session's connection, or has that done behind its jobs.
+    fn close_session(&self, session: u64) {
+        let waits = self.sessions().close(session);
+        if !waits {
+            self.close_idle(session);
+        }
+    }
+
+    fn close_idle(&self, session: u64) {
+        if let Sender::Server(server) = &*self.current().sender {
+            server.client.close(session);
+        }
+    }
+
     /// Has a job recorded.
     fn record(&self, recorder: &Recorder, job: Job<T>, end: impl Fn(Ended<T>) + Send + 'static) {
         if self.measures.are_wanted() {
@@ -247,12 +295,25 @@ impl<T: Send + Sync + 'static> Runner<T> {
     }
 
     async fn run_session(self: Arc<Self>, session: u64, first: Job<T>, end: impl Fn(Ended<T>)) {
-        let mut next = Some(first);
-        while let Some(job) = next {
-            let disposition = self.send(session, &job).await;
-            let size = job.exchange.request.size();
-            end(job.ended(disposition));
-            next = self.sessions().next(session, size);
+        let mut next = Some(Next::Send(first));
+        while let Some(step) = next {
+            let ended = match step {
+                Next::Send(job) => {
+                    let disposition = self.send(session, &job).await;
+                    let size = job.exchange.request.size();
+                    end(job.ended(disposition));
+                    Some(size)
+                }
+                Next::Close => {
+                    self.close_idle(session);
+                    None
+                }
+            };
+            let mut sessions = self.sessions();
+            if let Some(size) = ended {
+                sessions.release(size);
+            }
+            next = sessions.next(session);
         }
     }
 

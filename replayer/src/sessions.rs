@@ -1,7 +1,7 @@
 //! Keeps the exchanges of a session in order: one at a time, in the order in which they came.
 //!
-//! What enters: jobs with the hash of their session, for which room was reserved. What leaves: for each session the next
-//! job once the one before it has ended. What may be lost: where the target has no room left, none is reserved, and the
+//! What enters: jobs with the hash of their session, for which room was reserved, and ends of sessions' connections. What
+//! leaves: for each session the next job once the one before it has ended, and an end behind the jobs before it. What may be lost: where the target has no room left, none is reserved, and the
 //! caller counts the job.
 
 use std::collections::VecDeque;
@@ -19,10 +19,19 @@ pub(crate) struct Room {
 #[derive(Debug)]
 pub(crate) struct Sessions<J> {
     /// An entry for each session with a job under way; in it those that wait.
-    waiting: HashMap<u64, VecDeque<J>>,
+    waiting: HashMap<u64, VecDeque<Next<J>>>,
     /// Jobs that have not ended, those under way and those that are not due yet included.
     used: Room,
     most: Room,
+}
+
+/// What a session does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next<J> {
+    /// It sends this.
+    Send(J),
+    /// It closes its connection; what follows goes over another.
+    Close,
 }
 
 /// What became of a job.
@@ -66,7 +75,7 @@ impl<J> Sessions<J> {
     pub(crate) fn push(&mut self, session: u64, job: J) -> Placed<J> {
         match self.waiting.get_mut(&session) {
             Some(queue) => {
-                queue.push_back(job);
+                queue.push_back(Next::Send(job));
                 Placed::Waits
             }
             None => {
@@ -76,9 +85,21 @@ impl<J> Sessions<J> {
         }
     }
 
-    /// The job under way, of that size, has ended: the session's next, or nothing, and the session is idle.
-    pub(crate) fn next(&mut self, session: u64, ended: usize) -> Option<J> {
-        self.release(ended);
+    /// Puts the end of its connection behind a session's jobs. False where it has none: then the connection is idle.
+    pub(crate) fn close(&mut self, session: u64) -> bool {
+        let Some(queue) = self.waiting.get_mut(&session) else {
+            return false;
+        };
+        // So there are never more of them than jobs.
+        if !matches!(queue.back(), Some(Next::Close)) {
+            queue.push_back(Next::Close);
+        }
+        true
+    }
+
+    /// The job under way has ended and its room was released, or the connection is closed: the session's next, or nothing, and
+    /// the session is idle.
+    pub(crate) fn next(&mut self, session: u64) -> Option<Next<J>> {
         let next = self.waiting.get_mut(&session).and_then(VecDeque::pop_front);
         if next.is_none() {
             self.waiting.remove(&session);
@@ -88,7 +109,9 @@ impl<J> Sessions<J> {
 
     /// Sessions with a job under way, and jobs that wait behind them or are not due yet.
     pub(crate) fn load(&self) -> (usize, usize) {
-        (self.waiting.len(), self.used.jobs - self.waiting.len())
+        let under_way = self.waiting.len();
+        // A session that only closes its connection has no job.
+        (under_way, self.used.jobs.saturating_sub(under_way))
     }
 }
 
@@ -106,6 +129,30 @@ mod tests {
         sessions.push(session, job)
     }
 
+    /// The job under way has ended.
+    fn next(sessions: &mut Sessions<char>, session: u64) -> Option<Next<char>> {
+        sessions.release(10);
+        sessions.next(session)
+    }
+
+    #[test]
+    fn a_connection_is_closed_behind_the_jobs_before_it_and_ahead_of_those_behind_it() {
+        let mut sessions = Sessions::new(ROOM);
+        assert!(!sessions.close(1));
+        place(&mut sessions, 1, 'a');
+        place(&mut sessions, 1, 'b');
+        assert!(sessions.close(1) && sessions.close(1));
+        place(&mut sessions, 1, 'c');
+        assert_eq!(sessions.load(), (1, 2));
+        assert_eq!(next(&mut sessions, 1), Some(Next::Send('b')));
+        assert_eq!(next(&mut sessions, 1), Some(Next::Close));
+        assert_eq!(sessions.next(1), Some(Next::Send('c')));
+        assert!(sessions.close(1) && !sessions.close(2));
+        assert_eq!(next(&mut sessions, 1), Some(Next::Close));
+        assert_eq!(sessions.next(1), None);
+        assert_eq!(sessions.load(), (0, 0));
+    }
+
     #[test]
     fn a_session_goes_one_by_one_and_others_pass() {
         let mut sessions = Sessions::new(ROOM);
@@ -114,9 +161,9 @@ mod tests {
         assert_eq!(place(&mut sessions, 1, 'c'), Placed::Waits);
         assert_eq!(place(&mut sessions, 2, 'x'), Placed::Start('x'));
         assert_eq!(sessions.load(), (2, 2));
-        assert_eq!(sessions.next(1, 10), Some('b'));
-        assert_eq!(sessions.next(1, 10), Some('c'));
-        assert_eq!(sessions.next(1, 10), None);
+        assert_eq!(next(&mut sessions, 1), Some(Next::Send('b')));
+        assert_eq!(next(&mut sessions, 1), Some(Next::Send('c')));
+        assert_eq!(next(&mut sessions, 1), None);
         assert_eq!(place(&mut sessions, 1, 'd'), Placed::Start('d'));
     }
 
@@ -125,7 +172,8 @@ mod tests {
         let mut sessions = Sessions::<char>::new(Room { bytes: 15, jobs: 2 });
         assert!(sessions.reserve(100) && !sessions.reserve(10));
         assert_eq!(sessions.push(1, 'a'), Placed::Start('a'));
-        assert_eq!(sessions.next(1, 100), None);
+        sessions.release(100);
+        assert_eq!(sessions.next(1), None);
         assert!(sessions.reserve(1) && sessions.reserve(1) && !sessions.reserve(1));
     }
 }

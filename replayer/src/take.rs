@@ -1,7 +1,7 @@
 //! Takes parcels from relays: each delivery once, whatever is sent again.
 //!
-//! What enters: batches and target documents on one stream for each relay. What leaves: jobs for the targets'
-//! runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that nobody described,
+//! What enters: batches and target documents on one stream for each relay. What leaves: jobs and ends of connections for the
+//! targets' runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that nobody described,
 //! or that comes while we leave, is given back untouched.
 
 use std::collections::HashSet;
@@ -11,14 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use reprise_proto::{Batch, Delivery, Downstream, Inlet, LinkError, Settlement, Upstream};
+use reprise_proto::{
+    Batch, Delivery, Downstream, Inlet, Item, LinkError, Notice, Parcel, Settlement, Upstream,
+    in_order,
+};
 use reprise_traffic::ledger::Tally;
 use reprise_traffic::{Disposition, Epoch, ExchangeId, Measured, Target, TargetName};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Look};
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Reply};
@@ -219,33 +222,61 @@ impl Desk {
             let id = &stray.exchange.id;
             return Err(LinkError::Protocol(format!("parcel {id} is for no target")));
         }
-        for Group { runner, jobs } in self.begin(batch, outbox) {
-            if runner.does_nothing() && jobs.iter().all(|job| !job.is_scheduled) {
-                self.end(jobs.into_iter().map(|job| runner.do_nothing(job)).collect());
-                continue;
-            }
-            for job in jobs {
-                let desk = self.clone();
-                let end = move |ended| desk.end(vec![ended]);
-                runner.submit(job, &self.schedule, end);
+        let look = self.clock.look();
+        for item in in_order(batch.parcels, batch.closed) {
+            match item {
+                Item::Closed(notice) => self.close(&notice, look),
+                Item::Parcels(parcels) => {
+                    let groups = self.begin(parcels, &batch.settled_below, look, outbox);
+                    groups.into_iter().for_each(|group| self.submit(group));
+                }
             }
         }
         Ok(())
     }
 
+    /// A connection ended. One of a target that nobody described has none here.
+    fn close(&self, notice: &Notice, look: Look) {
+        let target = notice.target.as_ref();
+        let Some(runner) = target.and_then(|name| self.lock().runners.get(name).cloned()) else {
+            return;
+        };
+        let closed = &notice.closed;
+        let due = closed.due_ns.or_else(|| runner.due_ns(closed.closed_ns));
+        let due = due.map(|due| look.instant_of(due));
+        runner.close(closed, due, &self.schedule);
+    }
+
+    /// Hands jobs to their target's runner.
+    fn submit(self: &Arc<Desk>, Group { runner, jobs }: Group) {
+        if runner.does_nothing() && jobs.iter().all(|job| !job.is_scheduled) {
+            return self.end(jobs.into_iter().map(|job| runner.do_nothing(job)).collect());
+        }
+        for job in jobs {
+            let desk = self.clone();
+            let end = move |ended| desk.end(vec![ended]);
+            runner.submit(job, &self.schedule, end);
+        }
+    }
+
     /// Answers what is not to be attempted, or not again. The rest is begun: in order, neighbours of one target together.
-    fn begin(&self, batch: Batch, outbox: &Arc<Outbox>) -> Vec<Group> {
-        let look = self.clock.look();
-        let replies = outbox.owe(batch.parcels.len());
+    fn begin(
+        &self,
+        parcels: Vec<Parcel>,
+        marks: &[(Arc<Epoch>, u64)],
+        look: Look,
+        outbox: &Arc<Outbox>,
+    ) -> Vec<Group> {
+        let replies = outbox.owe(parcels.len());
         let mut groups: Vec<Group> = Vec::new();
         let mut inner = self.lock();
-        for (parcel, reply) in batch.parcels.into_iter().zip(replies) {
+        for (parcel, reply) in parcels.into_iter().zip(replies) {
             let (exchange, resent) = (parcel.exchange, parcel.resent);
             let Some(target) = parcel.target else {
                 continue;
             };
             let id = &exchange.id;
-            let mark = mark_of(&batch.settled_below, id);
+            let mark = mark_of(marks, id);
             let in_doubt = resent.is_some() && !exchange.request.head.is_safe();
             match inner.windows.begin(id, &target, mark, look.now) {
                 // Its first copy is not here. It may be on its way to here, and must not be sent then, or have gone to

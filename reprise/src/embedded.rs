@@ -107,6 +107,7 @@ impl Embedded {
         let ledger = Arc::new(listener.ledger());
         metrics::register_ledger(&mut registry, ledger.clone());
         listener.register(&mut registry);
+        relay.register(&mut registry);
         let serving = admin.serve(Admin {
             node: NODE.to_owned(),
             role: "run",

@@ -146,6 +146,20 @@ impl Captured {
     }
 }
 
+/// The end of a captured connection of which there were requests. It is no exchange: nobody counts it, and it is never sent
+/// again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// When it was seen, unix nanoseconds.
+    pub closed_ns: u64,
+    /// Who sent the requests.
+    pub client: SocketAddr,
+    /// Who was to answer them.
+    pub server: SocketAddr,
+    /// When connections to targets are to follow, unix nanoseconds; without it at once.
+    pub due_ns: Option<u64>,
+}
+
 /// A captured request with its identity.
 #[derive(Debug, Clone)]
 pub struct Exchange {

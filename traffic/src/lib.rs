@@ -27,7 +27,7 @@ pub mod target;
 pub use answer::{Answer, AnswerHead};
 pub use body::{Body, BodyMut};
 pub use changes::{ChangeError, Changes};
-pub use exchange::{Epoch, Exchange, ExchangeId, Source};
+pub use exchange::{Closed, Epoch, Exchange, ExchangeId, Source};
 pub use head::{Head, HeadError};
 pub use measure::Measured;
 pub use outcome::{Disposition, DropReason, Fault};

@@ -4,13 +4,13 @@
 //! without the chosen header, cookie or parameter is keyed by its connection.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::exchange::Captured;
+use crate::exchange::{Captured, Closed};
 use crate::head::Head;
 
 /// Where a target finds the key that keeps a session's exchanges in order on one replayer.
@@ -89,14 +89,25 @@ impl SessionKey {
     pub fn hash(&self, request: &Captured) -> u64 {
         let named = match self {
             SessionKey::Connection => None,
-            SessionKey::Client => return address_hash(request, false),
+            SessionKey::Client => return client_hash(request.client),
             SessionKey::Header(name) => request.head.header(name),
             SessionKey::Cookie(name) => cookies(&request.head, name).next(),
             SessionKey::Query(name) => query_parameters(&request.head, name).next(),
         };
         match named {
             Some(value) => xxh3_64_with_seed(value, SEED_NAMED),
-            None => address_hash(request, true),
+            None => connection_hash(request.client, request.server),
+        }
+    }
+
+    /// The hash of the session that a connection is, where its requests can be keyed by it.
+    pub fn hash_of_connection(&self, closed: &Closed) -> Option<u64> {
+        match self {
+            SessionKey::Client => None,
+            SessionKey::Connection
+            | SessionKey::Header(_)
+            | SessionKey::Cookie(_)
+            | SessionKey::Query(_) => Some(connection_hash(closed.client, closed.server)),
         }
     }
 }
@@ -115,20 +126,24 @@ impl SessionKey {
     }
 }
 
-fn address_hash(request: &Captured, with_connection: bool) -> u64 {
-    // IPv4 addresses as they stand in IPv6 (RFC 4291 §2.5.5.2).
-    let octets = |address: IpAddr| match address {
+/// IPv4 addresses as they stand in IPv6 (RFC 4291 §2.5.5.2).
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
-    };
-    let mut bytes = [0_u8; 36];
-    bytes[..16].copy_from_slice(&octets(request.client.ip()));
-    if !with_connection {
-        return xxh3_64_with_seed(&bytes[..16], SEED_ADDRESS);
     }
-    bytes[16..32].copy_from_slice(&octets(request.server.ip()));
-    bytes[32..34].copy_from_slice(&request.client.port().to_be_bytes());
-    bytes[34..].copy_from_slice(&request.server.port().to_be_bytes());
+}
+
+fn client_hash(client: SocketAddr) -> u64 {
+    xxh3_64_with_seed(&octets(client.ip()), SEED_ADDRESS)
+}
+
+fn connection_hash(client: SocketAddr, server: SocketAddr) -> u64 {
+    let mut bytes = [0_u8; 36];
+    bytes[..16].copy_from_slice(&octets(client.ip()));
+    bytes[16..32].copy_from_slice(&octets(server.ip()));
+    bytes[32..34].copy_from_slice(&client.port().to_be_bytes());
+    bytes[34..].copy_from_slice(&server.port().to_be_bytes());
     xxh3_64_with_seed(&bytes, SEED_ADDRESS)
 }
 
@@ -202,6 +217,14 @@ mod tests {
         assert_eq!(key.hash(&a), SessionKey::Connection.hash(&a));
         assert_ne!(key.hash(&a), key.hash(&b));
         assert_eq!(SessionKey::Client.hash(&a), SessionKey::Client.hash(&b));
+        let closed = Closed {
+            closed_ns: 0,
+            client: a.client,
+            server: a.server,
+            due_ns: None,
+        };
+        assert_eq!(key.hash_of_connection(&closed), Some(key.hash(&a)));
+        assert_eq!(SessionKey::Client.hash_of_connection(&closed), None);
     }
 
     #[test]

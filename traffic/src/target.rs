@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::breaker::Breaker;
 use crate::changes::{Changes, HeaderRewrite, UrlRewrite};
+use crate::exchange::Closed;
 use crate::recording::RecordingSettings;
 use crate::rules::{HeaderRule, Rules, Share};
 use crate::session::SessionKey;
@@ -461,6 +462,14 @@ impl Target {
             rules,
             changes,
         })
+    }
+
+    /// The session whose connection ends with a captured one, where that may be one of this target's.
+    pub fn session_closed_by(&self, closed: &Closed) -> Option<u64> {
+        let own = self.document.connections == Connections::PerSession;
+        let key = own.then_some(&self.document.session_key)?;
+        let session = key.hash_of_connection(closed)?;
+        self.document.share.takes(session).then_some(session)
     }
 
     /// The web server that it is, where it is one.

@@ -10,6 +10,7 @@ mod answers;
 mod arrivals;
 mod bad_input;
 mod black_hole;
+mod closes;
 mod demo;
 mod differential;
 mod discard;

@@ -50,7 +50,7 @@ fn end(mut tcpdump: Process) {
 }
 
 /// A capture, by the real tcpdump, of what `traffic` sends to production at the address that it gets.
-fn recorded(into: &Path, traffic: impl FnOnce(&Place, SocketAddr)) {
+pub(crate) fn recorded(into: &Path, traffic: impl FnOnce(&Place, SocketAddr)) {
     let place = Place::loopback();
     let production = Nginx::start(&place).unwrap();
     let address = production.address();

@@ -70,7 +70,7 @@ impl<S: Sink> Worker<S> {
             self.drain(device, &mut reassembler);
         }
         self.edge.count(EdgeEvent::Fragments, self.decoder.finish());
-        reassembler.finish(&mut |request| self.sink.take(request));
+        reassembler.finish(&mut self.sink);
         self.sink.caught_up();
         if self.first {
             tracing::info!(capture = self.scope.name(), "capture stopped");
@@ -110,7 +110,7 @@ impl<S: Sink> Worker<S> {
                 continue;
             }
             // The clock counts only once all packets before it are taken.
-            reassembler.expire(now_ns(), &mut |request| self.sink.take(request));
+            reassembler.expire(now_ns(), &mut self.sink);
             self.sink.caught_up();
             if !device.wait(TICK) && read == 0 {
                 std::thread::sleep(TICK);
@@ -135,13 +135,12 @@ impl<S: Sink> Worker<S> {
         reassembler: &mut Reassembler,
     ) -> Result<usize, pcap::Error> {
         let (edge, decoder, sink) = (&self.edge, &mut self.decoder, &mut self.sink);
-        let mut sink = |request| sink.take(request);
         let (mut packets, mut bytes) = (0, 0);
         let read = device.read(|frame| {
             packets += 1;
             bytes += frame.wire_len as u64;
             match decoder.decode(frame) {
-                Ok(segment) => reassembler.push(&segment, frame.at_ns, &mut sink),
+                Ok(segment) => reassembler.push(&segment, frame.at_ns, sink),
                 Err(reason) => edge.count(reason.into(), 1),
             }
         })?;
@@ -189,7 +188,7 @@ impl<S: Sink> Worker<S> {
                     return None;
                 }
                 std::thread::sleep(TICK.min(pause));
-                reassembler.expire(now_ns(), &mut |request| self.sink.take(request));
+                reassembler.expire(now_ns(), &mut self.sink);
                 self.sink.caught_up();
             }
             let capture = self.scope.name();

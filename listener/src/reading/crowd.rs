@@ -1,7 +1,7 @@
 //! Makes several users of each that was recorded.
 //!
-//! What enters: requests with the instants at which they leave, in order. What leaves: each of them, and its clones, in
-//! order of their instants. What may be lost: nothing. No clock is read and no dice are thrown here: the same recording
+//! What enters: requests and ends of connections with the instants at which they leave, in order. What leaves: each of them, and
+//! its clones, in order of their instants. What may be lost: nothing. No clock is read and no dice are thrown here: the same recording
 //! gives the same crowd.
 //!
 //! A clone of a session is a user of its own: it comes from an address of its own, the values that tell users apart have
@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reprise_traffic::exchange::Captured;
-use reprise_traffic::{Head, SessionKey};
+use reprise_traffic::{Closed, Head, SessionKey};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::found::Found;
 use super::record::NOBODY;
 use crate::budget::Budget;
 
@@ -102,8 +103,8 @@ struct Waiting {
     leaves: Duration,
     number: u64,
     clone: u64,
-    request: Arc<Captured>,
-    /// Its part of the request's bytes, out of the budget.
+    found: Arc<Found>,
+    /// Its part of the bytes, out of the budget.
     bytes: usize,
 }
 
@@ -162,24 +163,53 @@ impl Crowd {
     pub(super) fn add(&mut self, request: Captured, leaves: Duration) {
         let session = self.users.session.hash(&request);
         let users = self.users.of(session);
-        let bytes = size_of::<Waiting>() + request.size() / users.max(1) as usize;
-        let request = Arc::new(request);
+        let later = |users: &Users, clone| users.later(session, clone);
+        self.add_each(Found::Request(request), leaves, users, later);
+    }
+
+    /// The end of a recorded connection, then. That of a clone's leaves as much later as its requests; where what tells users
+    /// apart is in the requests, it is behind all that the clone can have sent.
+    pub(super) fn close(&mut self, closed: Closed, leaves: Duration) {
+        if self.users.session == SessionKey::Connection
+            && let Some(session) = self.users.session.hash_of_connection(&closed)
+        {
+            let users = self.users.of(session);
+            let later = |users: &Users, clone| users.later(session, clone);
+            return self.add_each(Found::Closed(closed), leaves, users, later);
+        }
+        let most = self.users.times.0.ceil() as u64;
+        let later = |users: &Users, clone| match clone {
+            0 => Duration::ZERO,
+            _ => users.jitter,
+        };
+        self.add_each(Found::Closed(closed), leaves, most, later);
+    }
+
+    fn add_each(
+        &mut self,
+        found: Found,
+        leaves: Duration,
+        users: u64,
+        later: impl Fn(&Users, u64) -> Duration,
+    ) {
+        let bytes = size_of::<Waiting>() + found.size() / users.max(1) as usize;
+        let found = Arc::new(found);
         for clone in 0..users {
             self.came += 1;
             self.bytes += bytes;
             self.budget.take(bytes);
             self.waiting.push(Reverse(Waiting {
-                leaves: leaves + self.users.later(session, clone),
+                leaves: leaves + later(&self.users, clone),
                 number: self.came,
                 clone,
-                request: request.clone(),
+                found: found.clone(),
                 bytes,
             }));
         }
     }
 
     /// The next that leaves, if it leaves by then.
-    pub(super) fn next(&mut self, by: Duration) -> Option<(Captured, Duration)> {
+    pub(super) fn next(&mut self, by: Duration) -> Option<(Found, Duration)> {
         let Reverse(first) = self.waiting.peek()?;
         if first.leaves > by {
             return None;
@@ -187,15 +217,21 @@ impl Crowd {
         let Reverse(first) = self.waiting.pop()?;
         self.bytes -= first.bytes;
         self.budget.give(first.bytes);
-        let request = match Arc::try_unwrap(first.request) {
-            Ok(request) => request,
+        let found = match Arc::try_unwrap(first.found) {
+            Ok(found) => found,
             Err(shared) => (*shared).clone(),
         };
-        let request = match first.clone {
-            0 => request,
-            clone => clone_of(request, clone, &self.users.unique),
+        let found = match (first.clone, found) {
+            (0, found) => found,
+            (clone, Found::Request(request)) => {
+                Found::Request(clone_of(request, clone, &self.users.unique))
+            }
+            (clone, Found::Closed(closed)) => Found::Closed(Closed {
+                client: address_of(closed.client, clone),
+                ..closed
+            }),
         };
-        Some((request, first.leaves))
+        Some((found, first.leaves))
     }
 }
 
@@ -205,12 +241,16 @@ impl Drop for Crowd {
     }
 }
 
+/// Where a clone of who is there comes from.
+fn address_of(client: SocketAddr, clone: u64) -> SocketAddr {
+    let number = xxh3_64_with_seed(client.to_string().as_bytes(), clone);
+    let ip = Ipv6Addr::from(u128::from(NOBODY) | u128::from(number));
+    SocketAddr::from((ip, client.port()))
+}
+
 /// The same request by another user.
 fn clone_of(mut request: Captured, clone: u64, unique: &[SessionKey]) -> Captured {
-    let address = request.client.to_string();
-    let number = xxh3_64_with_seed(address.as_bytes(), clone);
-    let ip = Ipv6Addr::from(u128::from(NOBODY) | u128::from(number));
-    request.client = SocketAddr::from((ip, request.client.port()));
+    request.client = address_of(request.client, clone);
     let mut places: Vec<usize> = unique
         .iter()
         .flat_map(|key| key.value_ends(&request.head))
@@ -239,7 +279,7 @@ fn clone_of(mut request: Captured, clone: u64, unique: &[SessionKey]) -> Capture
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
 
     use reprise_traffic::{Body, Source};
 
@@ -267,6 +307,15 @@ mod tests {
         Crowd::new(users, Arc::new(Budget::new(1 << 30)))
     }
 
+    /// The next request of those who leave by then; ends of connections are passed over.
+    fn next(crowd: &mut Crowd, by: Duration) -> Option<(Captured, Duration)> {
+        loop {
+            if let (Found::Request(request), leaves) = crowd.next(by)? {
+                return Some((request, leaves));
+            }
+        }
+    }
+
     const S: Duration = Duration::from_secs(1);
 
     #[test]
@@ -274,7 +323,8 @@ mod tests {
         let mut crowd = crowd("3x", &["cookie:sid", "header:X-User", "query:u"]);
         let head = "GET /?a=1&u=7&b HTTP/1.1\r\nCookie: a=b; sid=s1; c=d\r\nx-user: me\r\nSid: sid=s1\r\n\r\n";
         crowd.add(request(head, 1), S);
-        let mut all: Vec<(Captured, Duration)> = std::iter::from_fn(|| crowd.next(3 * S)).collect();
+        let mut all: Vec<(Captured, Duration)> =
+            std::iter::from_fn(|| next(&mut crowd, 3 * S)).collect();
         all.sort_by_key(|(request, _)| request.head.raw().len());
         let heads: Vec<&[u8]> = all
             .iter()
@@ -304,9 +354,13 @@ mod tests {
         for n in 0..100 {
             let leaves = n * S / 20;
             crowd.add(request("GET / HTTP/1.1\r\n\r\n", (n % 3) as u8), leaves);
-            left.extend(std::iter::from_fn(|| crowd.next(leaves)).map(|(r, at)| (r.client, at)));
+            left.extend(
+                std::iter::from_fn(|| next(&mut crowd, leaves)).map(|(r, at)| (r.client, at)),
+            );
         }
-        left.extend(std::iter::from_fn(|| crowd.next(Duration::MAX)).map(|(r, at)| (r.client, at)));
+        left.extend(
+            std::iter::from_fn(|| next(&mut crowd, Duration::MAX)).map(|(r, at)| (r.client, at)),
+        );
         assert!(left.is_sorted_by_key(|(_, at)| *at) && left.len() == 500);
         let users: HashSet<SocketAddr> = left.iter().map(|(client, _)| *client).collect();
         assert_eq!(users.len(), 15);
@@ -317,6 +371,44 @@ mod tests {
                 .map(|(_, at)| *at)
                 .collect();
             assert!(own.windows(2).all(|pair| pair[1] - pair[0] == 3 * S / 20));
+        }
+    }
+
+    /// Behind each user's last request stands the end of that user's connection, whatever tells users apart.
+    #[test]
+    fn a_clone_s_connection_ends_behind_its_requests() {
+        for session in ["connection", "client", "cookie:sid"] {
+            let mut crowd = crowd("4.5x", &[]);
+            crowd.users.session = session.parse().unwrap();
+            for n in 0..10 {
+                let head = format!("GET / HTTP/1.1\r\nCookie: sid={n}\r\n\r\n");
+                crowd.add(request(&head, (n % 5) as u8), n * S / 20);
+            }
+            for user in 0..5 {
+                let of = request("GET / HTTP/1.1\r\n\r\n", user);
+                let closed = Closed {
+                    closed_ns: 0,
+                    client: of.client,
+                    server: of.server,
+                    due_ns: None,
+                };
+                crowd.close(closed, S);
+            }
+            let mut open: HashSet<SocketAddr> = HashSet::new();
+            let mut last: HashMap<SocketAddr, bool> = HashMap::new();
+            while let Some((found, _)) = crowd.next(Duration::MAX) {
+                let (client, is_end) = match found {
+                    Found::Request(request) => (request.client, false),
+                    Found::Closed(closed) => (closed.client, true),
+                };
+                if !is_end {
+                    open.insert(client);
+                }
+                last.insert(client, is_end);
+            }
+            assert!(open.len() >= 20, "{session}: {}", open.len());
+            assert!(open.iter().all(|client| last[client]), "{session}");
+            assert_eq!((crowd.held(), crowd.budget.used()), (0, 0));
         }
     }
 

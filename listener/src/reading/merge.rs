@@ -1,6 +1,7 @@
 //! Several recordings as one stream, in the order in which production saw the requests.
 //!
-//! What enters: files, each roughly in order of time. What leaves: their requests, in order of time. What may be lost:
+//! What enters: files, each roughly in order of time. What leaves: their requests, and the
+//! ends of connections between them, in order of time. What may be lost:
 //! nothing; a request that lies further out of place in its file than [`FAR`] or [`MANY`] comes too late.
 //!
 //! A file is opened when its time comes, so that a recording of a thousand files needs one at a time. A request lies in a
@@ -10,9 +11,9 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use reprise_traffic::exchange::Captured;
 use tracing::error;
 
+use super::found::Found;
 use super::is_stdin;
 use super::pipe;
 use super::recording::{self, Recording, Wanted};
@@ -84,8 +85,8 @@ impl Merge {
         }
     }
 
-    /// The next request of all files; nothing at the end, or once told to stop.
-    pub(super) fn next(&mut self) -> Option<Captured> {
+    /// The next request or end of a connection of all files; nothing at the end, or once told to stop.
+    pub(super) fn next(&mut self) -> Option<Found> {
         loop {
             let earliest = self.earliest();
             let next = earliest.map(|(at, _)| at);
@@ -95,11 +96,11 @@ impl Merge {
             }
         }
         let (_, place) = self.earliest()?;
-        let request = self.open[place].pop(&self.budget);
+        let found = self.open[place].pop(&self.budget);
         if self.open[place].first_at().is_none() {
             self.close(place);
         }
-        request
+        found
     }
 
     /// Bytes of requests that have begun and aren't whole, and of those that are put in order.
@@ -160,7 +161,7 @@ struct InOrder {
     /// `None` once it is read.
     recording: Option<Recording>,
     /// In order; the next at the front.
-    waiting: VecDeque<Captured>,
+    waiting: VecDeque<Found>,
     /// Of those, taken out of the budget.
     bytes: usize,
     is_unreadable: bool,
@@ -178,20 +179,20 @@ impl InOrder {
     }
 
     fn first_at(&self) -> Option<u64> {
-        self.waiting.front().map(|request| request.captured_ns)
+        self.waiting.front().map(Found::at_ns)
     }
 
     fn held(&self) -> usize {
         self.bytes + self.recording.as_ref().map_or(0, Recording::held)
     }
 
-    fn pop(&mut self, budget: &Budget) -> Option<Captured> {
-        let request = self.waiting.pop_front()?;
-        let size = request.size();
+    fn pop(&mut self, budget: &Budget) -> Option<Found> {
+        let found = self.waiting.pop_front()?;
+        let size = found.size();
         self.bytes -= size;
         budget.give(size);
         self.fill(budget);
-        Some(request)
+        Some(found)
     }
 
     /// Reads on until no request can come any more that was captured before the first.
@@ -200,7 +201,7 @@ impl InOrder {
             && let Some(recording) = &mut self.recording
         {
             match recording.next() {
-                Ok(Some(request)) => self.put(request, budget),
+                Ok(Some(found)) => self.put(found, budget),
                 Ok(None) => self.recording = None,
                 Err(error) => {
                     error!("{:#}", of_file(&self.path, &error));
@@ -215,25 +216,21 @@ impl InOrder {
         let (Some(first), Some(last)) = (self.waiting.front(), self.waiting.back()) else {
             return false;
         };
-        last.captured_ns - first.captured_ns >= FAR
-            || self.waiting.len() >= MANY
-            || self.bytes >= LARGE
+        last.at_ns() - first.at_ns() >= FAR || self.waiting.len() >= MANY || self.bytes >= LARGE
     }
 
-    fn put(&mut self, request: Captured, budget: &Budget) {
-        let size = request.size();
+    fn put(&mut self, found: Found, budget: &Budget) {
+        let size = found.size();
         self.bytes += size;
         budget.take(size);
-        let at = request.captured_ns;
+        let at = found.at_ns();
         match self.waiting.back() {
             // Behind those of the same time, so that the order of the file decides.
-            Some(last) if last.captured_ns > at => {
-                let place = self
-                    .waiting
-                    .partition_point(|other| other.captured_ns <= at);
-                self.waiting.insert(place, request);
+            Some(last) if last.at_ns() > at => {
+                let place = self.waiting.partition_point(|other| other.at_ns() <= at);
+                self.waiting.insert(place, found);
             }
-            _ => self.waiting.push_back(request),
+            _ => self.waiting.push_back(found),
         }
     }
 }

@@ -1,16 +1,19 @@
 //! The thread that reads: from files to requests in the window, each in its time.
 //!
-//! What enters: files and pipes. What leaves: requests with the instants at which they are due; as fast as the window
-//! takes them where no pace is asked for. What may be lost: see [`crate::reading`].
+//! What enters: files and pipes. What leaves: requests with the instants at which they are due, and the ends of connections
+//! between them; as fast as the window takes them where no pace is asked for. What may be lost: see [`crate::reading`].
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use reprise_traffic::Closed;
 use reprise_traffic::exchange::Captured;
 use tracing::{debug, error, info};
 
 use super::crowd::{Crowd, Users};
+use super::found::Found;
 use super::merge::{self, Files, Merge};
 use super::pace::{Pacing, Repeat};
 use super::recording::{Recording, Wanted};
@@ -23,6 +26,13 @@ const AHEAD: Duration = Duration::from_millis(250);
 
 /// Once so far ahead, the reader sleeps until it is so much less ahead, rather than wake up for each request.
 const STEP: Duration = Duration::from_millis(20);
+
+/// Ends of connections that wait for the request behind them.
+const MOST_CLOSING: usize = 1 << 14;
+
+/// A connection that ended so long after the last request of all is left to the end of the replay: replayers keep nothing
+/// that is due later.
+const TRAILING: Duration = Duration::from_secs(10);
 
 /// What is read one after the other.
 #[derive(Debug, Clone)]
@@ -74,6 +84,12 @@ struct Stage<'a> {
     start: Option<Start>,
     /// When no further one is read, where there is neither a schedule nor an end.
     until: Option<Instant>,
+    /// Connections that ended behind the last request, and when. They wait for the next: what ends behind the last of all
+    /// must not hold up the end.
+    closing: VecDeque<(Closed, Duration)>,
+    /// When the last request left.
+    last: Duration,
+    is_over: bool,
 }
 
 impl Stage<'_> {
@@ -85,8 +101,13 @@ impl Stage<'_> {
             if !is_timed {
                 self.reader.wait_for_room(merge.held());
             }
-            let Some(request) = merge.next() else {
-                return Some(requests);
+            let request = match merge.next() {
+                Some(Found::Request(request)) => request,
+                Some(Found::Closed(closed)) => {
+                    self.hold(closed, timetable);
+                    continue;
+                }
+                None => return Some(requests),
             };
             requests += 1;
             let after = match timetable.next(request.captured_ns) {
@@ -97,6 +118,7 @@ impl Stage<'_> {
                 Leaves::After(after) => after,
                 Leaves::Over => return None,
             };
+            self.close_held(after);
             if self.reader.users.are_as_recorded() {
                 self.send(request, after, merge.held());
                 continue;
@@ -116,8 +138,15 @@ impl Stage<'_> {
         while !self.reader.wanted.stop.is_asked() {
             let is_full = self.crowd.held() > room;
             let by = if is_full { Duration::MAX } else { by };
-            let Some((request, after)) = self.crowd.next(by) else {
+            let Some((found, after)) = self.crowd.next(by) else {
                 return;
+            };
+            let request = match found {
+                Found::Request(request) => request,
+                Found::Closed(closed) => {
+                    self.close(closed, after);
+                    continue;
+                }
             };
             let held = held + self.crowd.held();
             if !self.reader.pacing.is_timed() {
@@ -132,7 +161,44 @@ impl Stage<'_> {
             return self.reader.take(request);
         }
         let start = *self.start.get_or_insert_with(Start::soon);
+        self.last = after;
         self.reader.take_due(request, start.due(after), held);
+    }
+
+    fn hold(&mut self, closed: Closed, timetable: &Timetable) {
+        match self.closing.len() < MOST_CLOSING {
+            true => self
+                .closing
+                .push_back((closed, timetable.closes(closed.closed_ns))),
+            false => self.reader.intake.drop_closed(1),
+        }
+    }
+
+    /// Has those leave that were held, by then at the latest.
+    fn close_held(&mut self, by: Duration) {
+        while let Some((closed, after)) = self.closing.pop_front() {
+            let after = after.min(by);
+            match self.reader.users.are_as_recorded() {
+                true => self.close(closed, after),
+                false => self.crowd.close(closed, after),
+            }
+        }
+    }
+
+    fn close(&mut self, closed: Closed, after: Duration) {
+        if !self.reader.pacing.is_timed() {
+            return self.reader.close(closed);
+        }
+        let due = self.start.get_or_insert_with(Start::soon).due(after);
+        if !self.is_over {
+            self.reader.wait_until(due);
+        } else if after > self.last + TRAILING {
+            return;
+        }
+        self.reader.close(Closed {
+            due_ns: Some(due.unix_ns),
+            ..closed
+        });
     }
 }
 
@@ -162,6 +228,9 @@ impl Reader {
                 Repeat::For(time) => Instant::now().checked_add(time),
                 Repeat::Times(_) | Repeat::Forever => None,
             },
+            closing: VecDeque::new(),
+            last: Duration::ZERO,
+            is_over: false,
         };
         let mut passes = 0_u32;
         let unreadable = loop {
@@ -185,7 +254,10 @@ impl Reader {
             }
             debug!(passes, "reading from the beginning");
             timetable.begin_again();
+            stage.close_held(timetable.pass_begins());
         };
+        stage.is_over = true;
+        stage.close_held(Duration::MAX);
         stage.leave(Duration::MAX, 0);
         if passes > 1 {
             info!(passes, "read again and again");
@@ -199,10 +271,11 @@ impl Reader {
             let mut pipe = Recording::open(path, &self.wanted)?;
             loop {
                 self.wait_for_room(pipe.held());
-                let Some(request) = pipe.next()? else {
-                    return Ok(());
-                };
-                self.take(request);
+                match pipe.next()? {
+                    Some(Found::Request(request)) => self.take(request),
+                    Some(Found::Closed(closed)) => self.close(closed),
+                    None => return Ok(()),
+                }
                 // The next may be long in coming.
                 self.intake.announce();
             }
@@ -230,9 +303,28 @@ impl Reader {
         }
     }
 
+    fn close(&self, closed: Closed) {
+        if !self.discards {
+            self.intake.admit_closed(closed);
+        }
+    }
+
     fn take_due(&self, request: Captured, due: Due, held: usize) {
         if self.discards {
             return self.intake.discard(request);
+        }
+        self.wait_until(due);
+        // What was not due when the replay was stopped does not take place.
+        if !self.wanted.stop.is_asked() {
+            self.intake
+                .admit_due(request, due, held, self.wanted.stop.flag());
+        }
+    }
+
+    /// Sleeps until it is time for what is due then to be on its way.
+    fn wait_until(&self, due: Due) {
+        if self.discards {
+            return;
         }
         let ahead = due.instant.saturating_duration_since(Instant::now());
         if ahead > AHEAD {
@@ -244,11 +336,6 @@ impl Reader {
             {
                 self.wanted.stop.wait(left);
             }
-        }
-        // What was not due when the replay was stopped does not take place.
-        if !self.wanted.stop.is_asked() {
-            self.intake
-                .admit_due(request, due, held, self.wanted.stop.flag());
         }
     }
 }

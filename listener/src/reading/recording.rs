@@ -1,7 +1,7 @@
 //! One file or pipe, read request by request.
 //!
 //! What enters: packets (pcap, pcapng) or records (`.gor`), packed or not; the content tells which. What leaves: whole
-//! requests as each is complete. What may be lost: requests that aren't whole in the file, and what can't be read,
+//! requests as each is complete, and ends of connections behind theirs. What may be lost: requests that aren't whole in the file, and what can't be read,
 //! counted at the edge; what lies behind the place where a file is cut off or broken, which a warning names.
 
 use std::collections::VecDeque;
@@ -10,16 +10,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
+use reprise_traffic::Closed;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::gor::{self, Kind, Skipped};
 use tracing::{info, warn};
 
+use super::found::Found;
 use super::pipe::{self, Stop};
 use super::record::{self, Unfit};
 use crate::capture_file::{self, CaptureFile, FileError, Packet, Peeked};
 use crate::edge::{Edge, EdgeEvent};
 use crate::packet::{DecodeSettings, Decoder, Frame, VniFilter};
-use crate::reassembly::{self, Reassembler};
+use crate::reassembly::{self, Reassembler, Sink};
 
 type Stream = Peeked<Box<dyn BufRead>>;
 
@@ -41,12 +43,39 @@ pub(super) struct Wanted {
 pub(super) struct Recording {
     file: String,
     content: Content,
-    ready: VecDeque<Captured>,
+    ready: Ready,
     wanted: Wanted,
     /// Requests so far.
     requests: u64,
     /// Records that were passed over.
     flaws: u64,
+}
+
+/// What was found and is yet to be handed on.
+#[derive(Default)]
+struct Ready {
+    found: VecDeque<Found>,
+    /// Requests among it.
+    requests: u64,
+}
+
+impl Sink for Ready {
+    fn take(&mut self, request: Captured) {
+        self.requests += 1;
+        self.found.push_back(Found::Request(request));
+    }
+
+    fn closed(&mut self, closed: Closed) {
+        self.found.push_back(Found::Closed(closed));
+    }
+}
+
+impl Ready {
+    fn pop(&mut self) -> Option<Found> {
+        let found = self.found.pop_front();
+        self.requests -= u64::from(matches!(found, Some(Found::Request(_))));
+        found
+    }
 }
 
 enum Content {
@@ -132,7 +161,7 @@ impl Recording {
         Ok(Recording {
             file,
             content,
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             wanted: wanted.clone(),
             requests: 0,
             flaws: 0,
@@ -147,15 +176,15 @@ impl Recording {
         }
     }
 
-    /// The next whole request; nothing at the end, or once told to stop.
+    /// The next whole request or end of a connection; nothing at the end, or once told to stop.
     ///
     /// # Errors
     /// When the system can't read on.
-    pub(super) fn next(&mut self) -> anyhow::Result<Option<Captured>> {
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Found>> {
         loop {
-            if let Some(request) = self.ready.pop_front() {
-                self.requests += 1;
-                return Ok(Some(request));
+            if let Some(found) = self.ready.pop() {
+                self.requests += u64::from(matches!(found, Found::Request(_)));
+                return Ok(Some(found));
             }
             let more = match &mut self.content {
                 Content::Ended => return Ok(None),
@@ -198,7 +227,7 @@ impl Recording {
                 let found = record::request(&record, max_exchange);
                 match found.request {
                     Ok(message) => {
-                        self.ready.push_back(record::captured(&record, message));
+                        self.ready.take(record::captured(&record, message));
                         found.has_more.then(|| {
                             self.wanted.edge.count(EdgeEvent::BadRecord, 1);
                             format!(
@@ -240,13 +269,11 @@ impl Recording {
     fn end(&mut self, flaw: Option<String>) {
         if let Content::Packets(mut packets) = std::mem::replace(&mut self.content, Content::Ended)
         {
-            packets
-                .reassembler
-                .finish(&mut |request| self.ready.push_back(request));
+            packets.reassembler.finish(&mut self.ready);
             let fragments = packets.decoder.finish();
             self.wanted.edge.count(EdgeEvent::Fragments, fragments);
         }
-        let (file, requests) = (&self.file, self.requests + self.ready.len() as u64);
+        let (file, requests) = (&self.file, self.requests + self.ready.requests);
         if !self.wanted.tells {
             return;
         }
@@ -281,7 +308,7 @@ fn is_flaw(error: &io::Error) -> bool {
 
 impl Packets {
     /// Reads a packet; false at the end.
-    fn step(&mut self, wanted: &Wanted, ready: &mut VecDeque<Captured>) -> Result<bool, Broken> {
+    fn step(&mut self, wanted: &Wanted, ready: &mut Ready) -> Result<bool, Broken> {
         let seen = |wire_len: usize| {
             wanted.edge.count(EdgeEvent::Packets, 1);
             wanted.edge.count(EdgeEvent::Bytes, wire_len as u64);
@@ -314,14 +341,10 @@ fn take(
     decoder: &mut Decoder,
     reassembler: &mut Reassembler,
     wanted: &Wanted,
-    ready: &mut VecDeque<Captured>,
+    ready: &mut Ready,
 ) {
     match decoder.decode(frame) {
-        Ok(segment) => {
-            reassembler.push(&segment, frame.at_ns, &mut |request| {
-                ready.push_back(request)
-            });
-        }
+        Ok(segment) => reassembler.push(&segment, frame.at_ns, ready),
         Err(reason) => wanted.edge.count(reason.into(), 1),
     }
     wanted.edge.count(EdgeEvent::Fragments, decoder.lost());

@@ -99,6 +99,26 @@ impl Timetable {
         self.pass_ns + (at_ns - self.first_at) as f64 / speed - self.cut_ns
     }
 
+    /// How long after the start a connection is to end that ended in the recording at `at_ns`, behind the last request so far
+    /// and ahead of the next.
+    pub(super) fn closes(&self, at_ns: u64) -> Duration {
+        let evenly = self.pacing.rate.is_some() || !self.pacing.stages.is_empty();
+        let after = at_ns.saturating_sub(self.last_at) as f64;
+        let most = self.pacing.max_gap.unwrap_or(Duration::MAX).as_nanos() as f64;
+        let pause = match self.pacing.speed {
+            _ if evenly => 0.0,
+            Some(Speed::Max) => 0.0,
+            Some(Speed::Times(speed)) => (after / speed).min(most),
+            None => after.min(most),
+        };
+        Duration::from_nanos((self.last_ns + pause) as u64)
+    }
+
+    /// How long after the start this pass begins.
+    pub(super) fn pass_begins(&self) -> Duration {
+        Duration::from_nanos(self.pass_ns as u64)
+    }
+
     /// The recording is at its end, and begins anew. Its first request then follows the last after a pause as long as its
     /// pauses are on average; where it has none, after a second, or it would begin anew for ever at the same instant.
     pub(super) fn begin_again(&mut self) {
@@ -196,6 +216,34 @@ mod tests {
         }
         table.begin_again();
         assert_eq!(times.map(|at| table.next(at))[3], Leaves::Over);
+    }
+
+    #[test]
+    fn a_connection_ends_where_it_did_between_two_requests() {
+        const S: u64 = 1_000_000_000;
+        let of = |pacing: Pacing| {
+            let mut table = Timetable::new(pacing);
+            let _ = [10 * S, 14 * S].map(|at| table.next(at));
+            [13 * S, 16 * S].map(|at| table.closes(at).as_millis())
+        };
+        assert_eq!(of(pacing("2")), [2000, 3000]);
+        assert_eq!(of(pacing("max")), [0, 0]);
+        let max_gap = Some(Duration::from_millis(500));
+        assert_eq!(
+            of(Pacing {
+                max_gap,
+                ..Pacing::default()
+            }),
+            [500, 1000]
+        );
+        let rate = Some("10/s".parse().unwrap());
+        assert_eq!(
+            of(Pacing {
+                rate,
+                ..Pacing::default()
+            }),
+            [100, 100]
+        );
     }
 
     #[test]

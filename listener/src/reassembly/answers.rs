@@ -56,6 +56,8 @@ pub(super) struct AnswerStream {
     early: usize,
     /// Whether the server was heard: its SYN, or a byte.
     heard: bool,
+    /// Whether the server closed or reset the connection.
+    has_ended: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,7 @@ impl AnswerStream {
             waiting: 0,
             early: 0,
             heard: false,
+            has_ended: false,
         }
     }
 
@@ -239,6 +242,7 @@ impl AnswerStream {
         let sequence = segment.sequence.wrapping_add(u32::from(segment.syn));
         if self.position == Position::Unknown {
             if segment.rst {
+                self.has_ended = true;
                 self.end(out);
             }
             if segment.payload.is_empty() || segment.rst {
@@ -285,6 +289,7 @@ impl AnswerStream {
         }
         self.drain(out);
         if segment.rst {
+            self.has_ended = true;
             self.end(out);
         }
     }
@@ -347,6 +352,11 @@ impl AnswerStream {
             + self.waiting
             + self.early
             + self.asked.capacity() * size_of::<Question>()
+    }
+
+    /// True once the server closed or reset the connection.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// True while exchanges wait here.
@@ -481,6 +491,7 @@ impl AnswerStream {
                 let answer = self.parser.end();
                 self.answered(answer, out);
             }
+            self.has_ended = true;
             self.end(out);
         }
     }

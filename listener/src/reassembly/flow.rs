@@ -1,14 +1,18 @@
 //! One connection: who asks, who answers, and both directions together.
 //!
 //! What enters: its segments, in any order and of both directions, as far as they were captured.
-//! What leaves: whole requests, with their answers where those are kept. What may be lost: see the two directions.
+//! What leaves: whole requests, with their answers where those are kept; behind them that the connection ended, which is told
+//! by the end of either side, a reset, or another connection on the same ports. What may be lost: see the two directions; the
+//! end of a connection that was forgotten before.
 
-use reprise_traffic::exchange::{Captured, Source};
+use std::net::SocketAddr;
 
-use super::Answers;
+use reprise_traffic::exchange::{Captured, Closed, Source};
+
 use super::answers::{AnswerStream, Paired};
 use super::stream::{Context, Stream};
 use super::table::{Class, Key};
+use super::{Answers, Sink};
 use crate::edge::Edge;
 use crate::http::{Begin, Event, Incomplete, Message, Skip, Switching, Verdict, request_begin};
 use crate::packet::Segment;
@@ -19,6 +23,8 @@ pub(super) struct Flow {
     /// Whether the first of the key's ends asks.
     client_first: bool,
     roles: Roles,
+    /// Requests of it were let go, and not yet that it ended.
+    is_used: bool,
     requests: Stream,
     /// Where answers are looked at.
     answers: Option<Box<AnswerStream>>,
@@ -92,7 +98,7 @@ impl Flow {
     }
 
     /// Takes the next segment of the capture.
-    pub(super) fn push<S: FnMut(Captured)>(
+    pub(super) fn push<S: Sink>(
         &mut self,
         way: Way,
         segment: &Segment<'_>,
@@ -134,7 +140,7 @@ impl Flow {
     }
 
     /// The oldest hole won't be filled.
-    pub(super) fn give_up_hole<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+    pub(super) fn give_up_hole<S: Sink>(&mut self, around: &mut Surroundings<'_, S>) {
         // Behind an answer's hole may lie what the server said to a request for a tunnel.
         let answer_may_follow =
             self.requests.is_waiting() && self.answers.as_ref().is_some_and(|a| a.has_hole());
@@ -151,40 +157,60 @@ impl Flow {
     }
 
     /// Lets go, with what is there of their answers, requests whose last byte came at `overdue` or before.
-    pub(super) fn end_overdue<S: FnMut(Captured)>(
-        &mut self,
-        overdue: u64,
-        around: &mut Surroundings<'_, S>,
-    ) {
+    pub(super) fn end_overdue<S: Sink>(&mut self, overdue: u64, around: &mut Surroundings<'_, S>) {
         self.with_answers(around, |answers, out| answers.end_overdue(overdue, out));
     }
 
     /// Gives up what is under way and all that is held.
-    pub(super) fn give_up<S: FnMut(Captured)>(
-        &mut self,
-        cause: Incomplete,
-        around: &mut Surroundings<'_, S>,
-    ) {
+    pub(super) fn give_up<S: Sink>(&mut self, cause: Incomplete, around: &mut Surroundings<'_, S>) {
         self.with_requests(around, |requests, context| requests.give_up(cause, context));
         self.with_answers(around, AnswerStream::give_up);
     }
 
     /// Gives up the answers that can't be read though no hole lies before them: a server says what nobody asked for.
-    pub(super) fn give_up_answers<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+    pub(super) fn give_up_answers<S: Sink>(&mut self, around: &mut Surroundings<'_, S>) {
         self.with_answers(around, AnswerStream::give_up);
     }
 
     /// Gives up all, for good.
-    pub(super) fn end<S: FnMut(Captured)>(
-        &mut self,
-        cause: Incomplete,
-        around: &mut Surroundings<'_, S>,
-    ) {
+    pub(super) fn end<S: Sink>(&mut self, cause: Incomplete, around: &mut Surroundings<'_, S>) {
+        // All else says nothing about the connection itself.
+        let has_ended = cause == Incomplete::ClosedEarly || self.requests.is_closed();
         self.decide(around);
         self.with_requests(around, |requests, context| {
             requests.end_with(cause, context)
         });
         self.with_answers(around, AnswerStream::end);
+        self.is_used &= has_ended;
+    }
+
+    /// Tells that the connection ended, once, where requests were let go and none waits.
+    pub(super) fn tell_end<S: Sink>(&mut self, around: &mut Surroundings<'_, S>) {
+        if self.is_used && self.has_ended() {
+            self.tell(around);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match &self.answers {
+            Some(answers) => {
+                answers.has_ended() || self.requests.is_closed() && !answers.has_waiting()
+            }
+            None => self.requests.is_closed(),
+        }
+    }
+
+    fn tell<S: Sink>(&mut self, around: &mut Surroundings<'_, S>) {
+        if !std::mem::take(&mut self.is_used) {
+            return;
+        }
+        let (client, server) = ends(around.key, self.client_first);
+        around.sink.closed(Closed {
+            closed_ns: around.now_ns,
+            client,
+            server,
+            due_ns: None,
+        });
     }
 
     /// What it waits for.
@@ -214,7 +240,7 @@ impl Flow {
         self.requests.held_behind_hole().max(answers)
     }
 
-    fn push_answer<S: FnMut(Captured)>(
+    fn push_answer<S: Sink>(
         &mut self,
         segment: &Segment<'_>,
         now_ns: u64,
@@ -256,12 +282,7 @@ impl Flow {
     }
 
     /// The server's SYN, which acknowledges the client's, and data that came with it.
-    fn accept<S: FnMut(Captured)>(
-        &mut self,
-        syn: u32,
-        acknowledged: u32,
-        around: &mut Surroundings<'_, S>,
-    ) {
+    fn accept<S: Sink>(&mut self, syn: u32, acknowledged: u32, around: &mut Surroundings<'_, S>) {
         let client_syn = acknowledged.wrapping_sub(1);
         if self.requests.was_opened_before_by(client_syn) {
             return;
@@ -285,27 +306,29 @@ impl Flow {
     }
 
     /// The client's SYN. Where it is that of another connection, all that was before is over.
-    fn open<S: FnMut(Captured)>(&mut self, syn: u32, around: &mut Surroundings<'_, S>) {
+    fn open<S: Sink>(&mut self, syn: u32, around: &mut Surroundings<'_, S>) {
         if self.requests.syn() != Some(syn) {
             self.decide(around);
         }
         let anew = self.with_requests(around, |requests, context| requests.open(syn, context));
         if anew {
             self.with_answers(around, AnswerStream::end);
+            self.tell(around);
             self.begin(self.client_first, self.roles, around.answers);
         }
     }
 
     /// Another connection begins, and its SYN wasn't captured.
-    fn succeed<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+    fn succeed<S: Sink>(&mut self, around: &mut Surroundings<'_, S>) {
         self.decide(around);
         self.with_requests(around, |requests, context| requests.begin_anew(context));
         self.with_answers(around, AnswerStream::end);
+        self.tell(around);
         self.begin(self.client_first, self.roles, around.answers);
     }
 
     /// All will end, so that the holes before the answer to a request for a tunnel won't be filled.
-    fn decide<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+    fn decide<S: Sink>(&mut self, around: &mut Surroundings<'_, S>) {
         while self.requests.is_waiting() && self.answers.as_ref().is_some_and(|a| a.has_hole()) {
             self.with_answers(around, |answers, out| answers.give_up_hole(out));
             self.settle(around);
@@ -313,7 +336,7 @@ impl Flow {
     }
 
     /// One direction may have told what the other waits for.
-    fn settle<S: FnMut(Captured)>(&mut self, around: &mut Surroundings<'_, S>) {
+    fn settle<S: Sink>(&mut self, around: &mut Surroundings<'_, S>) {
         if self.answers.is_none() {
             return;
         }
@@ -331,7 +354,7 @@ impl Flow {
         }
     }
 
-    fn with_requests<S: FnMut(Captured), R>(
+    fn with_requests<S: Sink, R>(
         &mut self,
         around: &mut Surroundings<'_, S>,
         act: impl FnOnce(&mut Stream, &mut Context<'_, &mut dyn FnMut(Event)>) -> R,
@@ -339,6 +362,7 @@ impl Flow {
         let Flow {
             client_first,
             roles,
+            is_used,
             requests,
             answers,
         } = self;
@@ -348,8 +372,12 @@ impl Flow {
             if let Event::Request(_) = event {
                 *roles = Roles::Certain;
             }
+            let mut take = |captured| {
+                *is_used = true;
+                sink.take(captured);
+            };
             let mut pair = |paired| match paired {
-                Paired::Exchange(captured) => sink(*captured),
+                Paired::Exchange(captured) => take(*captured),
                 // No answer comes of what a client sends.
                 Paired::Verdict(_) => {}
             };
@@ -360,7 +388,7 @@ impl Flow {
                 (Event::Request(message), Some(answers)) => {
                     answers.attach(captured(key, client_first, message), now_ns, &mut pair);
                 }
-                (Event::Request(message), None) => sink(captured(key, client_first, message)),
+                (Event::Request(message), None) => take(captured(key, client_first, message)),
                 (Event::Skipped { skip, .. }, answers) => {
                     edge.count(skip.into(), 1);
                     if let Some(answers) = answers {
@@ -395,7 +423,7 @@ impl Flow {
         act(requests, &mut context)
     }
 
-    fn with_answers<S: FnMut(Captured)>(
+    fn with_answers<S: Sink>(
         &mut self,
         around: &mut Surroundings<'_, S>,
         act: impl FnOnce(&mut AnswerStream, &mut dyn FnMut(Paired)),
@@ -403,9 +431,12 @@ impl Flow {
         let Some(answers) = &mut self.answers else {
             return;
         };
-        let mut verdict = None;
+        let (mut verdict, is_used) = (None, &mut self.is_used);
         act(answers, &mut |paired| match paired {
-            Paired::Exchange(captured) => (around.sink)(*captured),
+            Paired::Exchange(captured) => {
+                *is_used = true;
+                around.sink.take(*captured);
+            }
             Paired::Verdict(said) => verdict = Some(said),
         });
         if let Some(verdict) = verdict {
@@ -416,12 +447,17 @@ impl Flow {
     }
 }
 
-fn captured(key: Key, client_first: bool, message: Message) -> Captured {
+/// The client and the server.
+fn ends(key: Key, client_first: bool) -> (SocketAddr, SocketAddr) {
     let [first, second] = key.addresses();
-    let (client, server) = match client_first {
+    match client_first {
         true => (first, second),
         false => (second, first),
-    };
+    }
+}
+
+fn captured(key: Key, client_first: bool, message: Message) -> Captured {
+    let (client, server) = ends(key, client_first);
     Captured {
         captured_ns: message.captured_ns,
         client,

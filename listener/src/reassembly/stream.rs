@@ -378,6 +378,11 @@ impl Stream {
         matches!(self.position, Position::Over | Position::Closed)
     }
 
+    /// True when all up to its end was taken, or it was reset.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.position, Position::Closed)
+    }
+
     /// The server agreed to another protocol, and a request that isn't whole may be the one that asked for it.
     pub(super) fn stay_lost(&mut self) {
         match self.position {

@@ -47,7 +47,7 @@ fn what_is_large_is_entrusted_once_it_is_in_custody() {
     let stream = StreamId(1);
     window.open(stream, MANY, true);
     assert_eq!(
-        sequences(&window.take(stream, 1, MANY, Instant::now())),
+        sequences(&window.take(stream, 1, MANY, Instant::now()).parcels),
         [0, 1, 2, 3]
     );
     assert!(window.settle(1));
@@ -61,7 +61,7 @@ fn what_is_large_is_entrusted_once_it_is_in_custody() {
     assert_eq!((lost.again, lost.entrusted), (2, 1));
     assert!(!window.settle(2));
     window.open(StreamId(2), MANY, true);
-    let again = window.take(StreamId(2), 1, MANY, Instant::now());
+    let again = window.take(StreamId(2), 1, MANY, Instant::now()).parcels;
     assert_eq!(sequences(&again), [0, 3]);
     assert!(window.settle(0) && window.settle(3));
     assert_eq!((window.unsettled(), budget.used()), (0, 0));
@@ -83,7 +83,7 @@ fn what_leaves_no_room_is_let_go_while_it_is_sent() {
     };
     for (stream, entrusts) in [(StreamId(1), false), (StreamId(2), true)] {
         window.open(stream, MANY, entrusts);
-        let parcels = window.take(stream, 1, one, Instant::now());
+        let parcels = window.take(stream, 1, one, Instant::now()).parcels;
         assert_eq!(sequences(&parcels), [0]);
         assert!(parcels[0].exchange.request.body == vec![0; 1 << 20]);
         let on_the_wire = parcels[0].exchange.request.body.chunks()[0].clone();
@@ -100,7 +100,7 @@ fn what_leaves_no_room_is_let_go_while_it_is_sent() {
     // Now there is room for the others until the relay has them.
     window.open(StreamId(3), MANY, true);
     assert_eq!(
-        sequences(&window.take(StreamId(3), 1, one, Instant::now())),
+        sequences(&window.take(StreamId(3), 1, one, Instant::now()).parcels),
         [1]
     );
     assert_eq!(window.close(StreamId(3)).again, 1);
@@ -172,11 +172,14 @@ fn a_broken_stream_is_sent_again_first_and_marked() {
         exchanges: 2,
         ..MANY
     };
-    assert_eq!(sequences(&window.take(StreamId(1), 1, two, now)), [0, 1]);
+    assert_eq!(
+        sequences(&window.take(StreamId(1), 1, two, now).parcels),
+        [0, 1]
+    );
     assert!(window.settle(0));
     assert_eq!(window.close(StreamId(1)).again, 1);
     window.open(StreamId(2), MANY, true);
-    let parcels = window.take(StreamId(2), 1, MANY, now);
+    let parcels = window.take(StreamId(2), 1, MANY, now).parcels;
     assert_eq!(sequences(&parcels), [1, 2]);
     assert!(parcels[0].resent.is_some() && parcels[1].resent.is_none());
     // The late answer of the first stream and that of the second count once.
@@ -198,12 +201,18 @@ fn credit_bounds_what_is_outstanding_but_a_giant_goes_alone() {
         },
         true,
     );
-    assert_eq!(sequences(&window.take(StreamId(1), 1, MANY, now)), [0, 1]);
+    assert_eq!(
+        sequences(&window.take(StreamId(1), 1, MANY, now).parcels),
+        [0, 1]
+    );
     assert!(window.take(StreamId(1), 1, MANY, now).is_empty());
     window.settle(0);
     assert!(window.take(StreamId(1), 1, MANY, now).is_empty());
     window.settle(1);
-    assert_eq!(sequences(&window.take(StreamId(1), 1, MANY, now)), [2]);
+    assert_eq!(
+        sequences(&window.take(StreamId(1), 1, MANY, now).parcels),
+        [2]
+    );
 }
 
 #[test]
@@ -237,6 +246,78 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn closed(port: u16) -> Closed {
+    Closed {
+        closed_ns: 1,
+        client: ([10, 0, 0, 2], port).into(),
+        server: ([10, 0, 0, 1], 80).into(),
+        due_ns: None,
+    }
+}
+
+/// What is taken, in order: sequence numbers, and ports of connections that ended.
+fn taken(window: &mut Window, stream: u64, most: usize) -> Vec<String> {
+    let most = Room {
+        exchanges: most,
+        ..MANY
+    };
+    let taken = window.take(StreamId(stream), 1, most, Instant::now());
+    let items = reprise_proto::in_order(taken.parcels, taken.closed);
+    let text = items.flat_map(|item| match item {
+        reprise_proto::Item::Parcels(parcels) => {
+            let sequence = |parcel: &Parcel| parcel.exchange.id.sequence.to_string();
+            parcels.iter().map(sequence).collect()
+        }
+        reprise_proto::Item::Closed(notice) => vec![format!("end {}", notice.closed.client.port())],
+    });
+    text.collect()
+}
+
+#[test]
+fn a_connection_ends_behind_its_exchanges_and_never_ahead_of_them() {
+    let budget = Arc::new(Budget::new(1 << 20));
+    let mut window = Window::new(Arc::new(Epoch::new("l", 1)), 9, budget.clone());
+    window.admit_closed(closed(1)).unwrap();
+    for port in 2..5 {
+        window.admit(request(0)).unwrap();
+        window.admit_closed(closed(port)).unwrap();
+    }
+    // There is credit for two.
+    let credit = Room {
+        exchanges: 2,
+        ..MANY
+    };
+    window.open(StreamId(1), credit, false);
+    assert_eq!(taken(&mut window, 1, 2), ["end 1", "0", "end 2"]);
+    assert_eq!(taken(&mut window, 1, 9), ["1", "end 3"]);
+    assert!(taken(&mut window, 1, 9).is_empty());
+    // What is to be sent again goes first, and what waits behind it waits longer.
+    window.close(StreamId(1));
+    window.open(StreamId(2), credit, false);
+    assert_eq!(taken(&mut window, 2, 9), ["0", "1"]);
+    assert!(window.settle(0) && window.settle(1));
+    assert_eq!(taken(&mut window, 2, 9), ["2", "end 4"]);
+    window.admit_closed(closed(5)).unwrap();
+    window.give_up();
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn ends_of_connections_are_bounded_in_number_and_bytes() {
+    let budget = Arc::new(Budget::new(100 << 20));
+    let mut window = Window::new(Arc::new(Epoch::new("l", 1)), 9, budget.clone());
+    let count = |window: &mut Window| {
+        let admitted = (0..100_000).take_while(|_| window.admit_closed(closed(1)).is_ok());
+        admitted.count()
+    };
+    assert_eq!(count(&mut window), 1 << 14);
+    window.give_up();
+    budget.take((100 << 20) - 1000);
+    assert!((1..100).contains(&count(&mut window)));
+    window.open(StreamId(1), MANY, false);
+    assert_eq!(taken(&mut window, 1, 3).len(), 3);
+}
+
 proptest! {
     /// Whatever breaks and however answers come: every admitted exchange is settled exactly once.
     #[test]
@@ -253,7 +334,7 @@ proptest! {
                 Step::Admit => admitted += u64::from(window.admit(request(1)).is_ok()),
                 Step::AdmitLarge => admitted += u64::from(window.admit(request(LARGE)).is_ok()),
                 Step::Accept => window.accepted(stream, 1),
-                Step::Take => sent.extend(sequences(&window.take(stream, 1, MANY, now))),
+                Step::Take => sent.extend(sequences(&window.take(stream, 1, MANY, now).parcels)),
                 Step::Settle(n) if !sent.is_empty() => {
                     let sequence = sent[n as usize % sent.len()];
                     if window.settle(sequence) {
@@ -273,7 +354,7 @@ proptest! {
         entrusted += window.close(stream).entrusted;
         stream = StreamId(stream.0 + 1);
         window.open(stream, MANY, true);
-        for sequence in sequences(&window.take(stream, 1, MANY, now)) {
+        for sequence in sequences(&window.take(stream, 1, MANY, now).parcels) {
             prop_assert!(window.settle(sequence));
             *settled.entry(sequence).or_default() += 1;
         }

@@ -9,14 +9,15 @@ use bytes::Bytes;
 use reprise_traffic::answer::AnswerHead;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::{
-    Answer, Body, Disposition, Epoch, Exchange, ExchangeId, Head, HeadError, Source, Target,
-    TargetDocument, TargetName,
+    Answer, Body, Closed, Disposition, Epoch, Exchange, ExchangeId, Head, HeadError, Source,
+    Target, TargetDocument, TargetName,
 };
 use tracing::warn;
 
 use super::measured;
 use crate::message::{
-    Batch, Delivery, Downstream, Hello, LinkError, Outcomes, Parcel, Settlement, Upstream, Welcome,
+    Batch, Delivery, Downstream, Hello, LinkError, Notice, Outcomes, Parcel, Settlement, Upstream,
+    Welcome,
 };
 use crate::pieces::Pieces;
 use crate::wire;
@@ -31,6 +32,9 @@ pub(super) fn protocol(what: impl Into<String>) -> LinkError {
 
 /// Of one message; a sequence number takes a byte on the wire and much more in memory.
 const MAX_SETTLEMENTS: usize = 1 << 20;
+
+/// Of one batch; senders put a sixteenth of it into one.
+const MAX_CLOSED: usize = 1 << 14;
 
 /// Epochs and target names repeat from message to message; a decoder hands out the same ones again.
 #[derive(Default)]
@@ -151,15 +155,8 @@ impl Decoder {
             let (epoch, _) = settled_below
                 .get(parcel.epoch as usize)
                 .ok_or_else(|| protocol("a parcel's epoch is not in its batch"))?;
-            let target = match (parcel.target as usize).checked_sub(1) {
-                None => None,
-                Some(index) => Some(
-                    targets
-                        .get(index)
-                        .ok_or_else(|| protocol("a parcel's target is not in its batch"))?
-                        .clone(),
-                ),
-            };
+            let target = named(&targets, parcel.target)
+                .map_err(|()| protocol("a parcel's target is not in its batch"))?;
             let id = ExchangeId {
                 epoch: epoch.clone(),
                 sequence: parcel.sequence,
@@ -177,9 +174,27 @@ impl Decoder {
                 claim: None,
             });
         }
+        if batch.closed.len() > MAX_CLOSED {
+            return Err(protocol("more closed connections than a batch holds"));
+        }
+        let closed = batch.closed.into_iter().map(|closed| {
+            let target = named(&targets, closed.target)
+                .map_err(|()| protocol("a closed connection's target is not in its batch"))?;
+            Ok(Notice {
+                behind: closed.behind as usize,
+                target,
+                closed: Closed {
+                    closed_ns: closed.closed_ns,
+                    client: decode_address(&closed.client)?,
+                    server: decode_address(&closed.server)?,
+                    due_ns: (closed.due_ns > 0).then_some(closed.due_ns),
+                },
+            })
+        });
         Ok(Batch {
             id: batch.id,
             settled_below,
+            closed: closed.collect::<Decoded<_>>()?,
             parcels,
         })
     }
@@ -300,6 +315,14 @@ fn own(part: &Bytes) -> Bytes {
     match part.is_empty() {
         true => Bytes::new(),
         false => Bytes::copy_from_slice(part),
+    }
+}
+
+/// What an index plus 1 points at, or 0 at nothing.
+fn named(targets: &[TargetName], index: u32) -> Result<Option<TargetName>, ()> {
+    match (index as usize).checked_sub(1) {
+        None => Ok(None),
+        Some(index) => targets.get(index).cloned().map(Some).ok_or(()),
     }
 }
 

@@ -159,11 +159,24 @@ fn encode_batch(batch: Batch) -> wire::Batch {
         }
     });
     let parcels = parcels.collect();
+    let closed = batch.closed.iter().map(|notice| wire::Closed {
+        behind: notice.behind as u32,
+        target: notice
+            .target
+            .as_ref()
+            .map_or(0, |target| tables.target(target) + 1),
+        client: notice.closed.client.to_string(),
+        server: notice.closed.server.to_string(),
+        closed_ns: notice.closed.closed_ns,
+        due_ns: notice.closed.due_ns.unwrap_or(0),
+    });
+    let closed = closed.collect();
     wire::Batch {
         id: batch.id,
         epochs: tables.epochs,
         targets: tables.targets,
         parcels,
+        closed,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reprise_proto::Budget;
+use reprise_proto::{Budget, Item};
 use reprise_traffic::Disposition;
 
 use super::*;
@@ -22,6 +22,7 @@ fn link(window_exchanges: u64) -> Link {
             bytes: 100_000,
             jobs: 1000,
         },
+        Counter::default(),
     );
     link.open(&Welcome {
         node: "r".to_owned(),
@@ -72,11 +73,11 @@ async fn a_slow_target_leaves_credit_to_the_others() {
         link.offer(books.job("t/slow", sequence).await).unwrap();
     }
     link.offer(books.job("t/b", 100).await).unwrap();
-    let first = link.take(MANY).0;
+    let first = link.take(MANY).parcels;
     assert!(sequences(&first).contains(&100), "{:?}", sequences(&first));
     assert!(first.len() <= 10);
     link.offer(books.job("t/b", 101).await).unwrap();
-    assert_eq!(sequences(&link.take(MANY).0), [101]);
+    assert_eq!(sequences(&link.take(MANY).parcels), [101]);
 }
 
 #[tokio::test]
@@ -85,7 +86,7 @@ async fn a_broken_stream_tells_sent_from_unsent() {
     for sequence in 0..5 {
         link.offer(books.job("t/a", sequence).await).unwrap();
     }
-    assert_eq!(sequences(&link.take(MANY).0), [0, 1]);
+    assert_eq!(sequences(&link.take(MANY).parcels), [0, 1]);
     let first = Delivery {
         id: parcel(0).exchange.id.clone(),
         target: target("t/a").name.clone(),
@@ -103,9 +104,9 @@ async fn a_copy_joins_the_first_and_both_are_answered() {
     let link = link(4);
     let (first, second) = (Books::new(), Books::new());
     link.offer(first.job("t/a", 0).await).unwrap();
-    assert_eq!(sequences(&link.take(MANY).0), [0]);
+    assert_eq!(sequences(&link.take(MANY).parcels), [0]);
     link.offer(second.job("t/a", 0).await).unwrap();
-    assert!(link.take(MANY).0.is_empty());
+    assert!(link.take(MANY).is_empty());
     let outcomes = [(target("t/a").name.clone(), Disposition::Replayed(200))].into();
     let id = parcel(0).exchange.id.clone();
     link.settle(vec![Settlement { id, outcomes }]);
@@ -128,11 +129,68 @@ async fn a_full_lane_refuses_and_an_answer_frees_credit() {
     assert!(matches!(refused, Refused::Full(_)));
     drop(refused);
     books.ends();
-    assert_eq!(sequences(&link.take(MANY).0), [0]);
-    assert!(link.take(MANY).0.is_empty());
+    assert_eq!(sequences(&link.take(MANY).parcels), [0]);
+    assert!(link.take(MANY).is_empty());
     let outcomes = [(target("t/a").name.clone(), Disposition::Replayed(204))].into();
     let id = parcel(0).exchange.id.clone();
     link.settle(vec![Settlement { id, outcomes }]);
     assert_eq!(books.ends(), [Disposition::Replayed(204)]);
-    assert_eq!(sequences(&link.take(MANY).0), [1]);
+    assert_eq!(sequences(&link.take(MANY).parcels), [1]);
+}
+
+fn closed(port: u16) -> Closed {
+    Closed {
+        closed_ns: 1,
+        client: ([10, 0, 0, 2], port).into(),
+        server: ([10, 0, 0, 1], 80).into(),
+        due_ns: None,
+    }
+}
+
+/// What is taken, in order: sequence numbers, and ports of connections that ended.
+fn taken(link: &Link, most: usize) -> Vec<String> {
+    let most = Load { jobs: most, ..MANY };
+    let taken = link.take(most);
+    let items = reprise_proto::in_order(taken.parcels, taken.closed);
+    let text = items.flat_map(|item| match item {
+        Item::Parcels(parcels) => sequences(&parcels).iter().map(u64::to_string).collect(),
+        Item::Closed(notice) => vec![format!("end {}", notice.closed.client.port())],
+    });
+    text.collect()
+}
+
+#[tokio::test]
+async fn a_connection_ends_behind_its_lane_s_jobs_whatever_becomes_of_them() {
+    let (link, books) = (link(4), Books::new());
+    let name = target("t/a").name.clone();
+    assert!(link.offer_closed(&name, closed(0)));
+    for sequence in 1..5 {
+        link.offer(books.job("t/a", sequence).await).unwrap();
+        assert!(link.offer_closed(&name, closed(sequence as u16)));
+    }
+    link.offer(books.job("t/b", 100).await).unwrap();
+    // A part of the credit is for the other target.
+    assert_eq!(taken(&link, 9), ["end 0", "1", "100", "end 1"]);
+    assert!(taken(&link, 9).is_empty());
+    let outcomes = [(name.clone(), Disposition::Replayed(200))].into();
+    let id = parcel(1).exchange.id.clone();
+    link.settle(vec![Settlement { id, outcomes }]);
+    assert_eq!(taken(&link, 9), ["2", "end 2"]);
+    assert_eq!(link.close().unsent.len(), 2);
+    assert_eq!(link.closed_dropped.get(), 2);
+    assert!(!link.offer_closed(&name, closed(1)));
+}
+
+#[tokio::test]
+async fn ends_of_connections_need_no_credit_and_are_bounded() {
+    let link = link(0);
+    let name = target("t/a").name.clone();
+    let offered = (0..100_000).take_while(|_| link.offer_closed(&name, closed(1)));
+    assert_eq!(offered.count(), MOST_CLOSED);
+    let mut all = 0;
+    while let count @ 1.. = taken(&link, 1000).len() {
+        assert!(count <= 1000);
+        all += count;
+    }
+    assert_eq!((all, link.lock().lanes.len()), (MOST_CLOSED, 0));
 }

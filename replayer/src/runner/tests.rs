@@ -201,6 +201,121 @@ async fn what_is_scheduled_leaves_when_it_is_due_and_not_before() {
     }
 }
 
+/// Answers all; sends on what comes and that it ended, by connection.
+async fn server_that_hears_ends(
+    told: mpsc::UnboundedSender<(usize, Option<u64>)>,
+) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let told = told.clone();
+            tokio::spawn(async move {
+                let mut buffer = [0; 1024];
+                // A reset is an error.
+                while let length @ 1.. = stream.read(&mut buffer).await.unwrap() {
+                    let text = String::from_utf8_lossy(&buffer[..length]);
+                    let number = text.split(['/', ' ']).nth(2).unwrap().parse().unwrap();
+                    told.send((connection, Some(number))).unwrap();
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                }
+                told.send((connection, None)).unwrap();
+            });
+        }
+    });
+    address
+}
+
+fn closed(client: u16) -> Closed {
+    Closed {
+        closed_ns: 0,
+        client: ([10, 0, 0, 2], client).into(),
+        server: ([10, 0, 0, 1], 80).into(),
+        due_ns: None,
+    }
+}
+
+/// At once where it is idle, or behind what is under way, waits or is due; what comes then goes over another.
+#[tokio::test]
+async fn a_session_s_connection_closes_behind_its_last_request() {
+    let (told, mut hears) = mpsc::unbounded_channel();
+    let url = format!("http://{}", server_that_hears_ends(told).await);
+    let schedule = Schedule::start().unwrap();
+    for (key, follows) in [
+        ("connection", true),
+        ("cookie:sid", true),
+        ("client", false),
+    ] {
+        let yaml = format!("methods: [any], connections: per-session, session_key: {key}");
+        let runner = runner(&url, &yaml);
+        let submit = |number, due: Option<Instant>| {
+            let fresh = job(number, 7);
+            let job = Job {
+                is_scheduled: due.is_some(),
+                since: due.unwrap_or(fresh.since),
+                ..fresh
+            };
+            runner.submit(job, &schedule, |_| {});
+        };
+        (0..3).for_each(|number| submit(number, None));
+        runner.close(&closed(7), None, &schedule);
+        (3..5).for_each(|number| submit(number, None));
+        // Nobody's.
+        runner.close(&closed(8), None, &schedule);
+        let first = hears.recv().await.unwrap().0;
+        let mut seen = vec![(first, Some(0))];
+        let expected = match follows {
+            false => [0, 1, 2, 3, 4].map(|n| (first, Some(n))).to_vec(),
+            true => vec![
+                (first, Some(0)),
+                (first, Some(1)),
+                (first, Some(2)),
+                (first, None),
+                (first + 1, Some(3)),
+                (first + 1, Some(4)),
+            ],
+        };
+        while seen.len() < expected.len() {
+            seen.push(hears.recv().await.unwrap());
+        }
+        // Two connections tell independently of each other.
+        seen.sort_by_key(|(connection, number)| (*connection, number.unwrap_or(99)));
+        assert_eq!(seen, expected, "{key}");
+        if !follows {
+            continue;
+        }
+        let due = Instant::now() + Duration::from_millis(50);
+        submit(5, Some(due));
+        runner.close(&closed(7), Some(due), &schedule);
+        assert_eq!(hears.recv().await, Some((first + 1, Some(5))));
+        assert_eq!(hears.recv().await, Some((first + 1, None)));
+        assert!(Instant::now() >= due);
+        submit(6, None);
+        assert_eq!(hears.recv().await, Some((first + 2, Some(6))));
+        while runner.load() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Idle.
+        runner.close(&closed(7), None, &schedule);
+        assert_eq!(hears.recv().await, Some((first + 2, None)));
+    }
+}
+
+#[tokio::test]
+async fn ends_of_connections_that_are_due_later_are_bounded() {
+    let schedule = Schedule::start().unwrap();
+    let runner = runner("http://127.0.0.1:1", "connections: per-session");
+    let due = Instant::now() + Duration::from_secs(3600);
+    for port in 0..1010 {
+        runner.close(&closed(port), Some(due), &schedule);
+    }
+    assert_eq!(runner.closed_dropped.get(), 10);
+    runner.close(&closed(1), Some(Instant::now()), &schedule);
+    assert_eq!(runner.closed_dropped.get(), 11);
+}
+
 fn recording(revision: u64, url: &str, yaml: &str) -> Arc<Target> {
     let document = TargetDocument::parse("t", &format!("{{url: '{url}', {yaml}}}")).unwrap();
     Arc::new(Target::new(TargetName::new("t/a").unwrap(), revision, document).unwrap())

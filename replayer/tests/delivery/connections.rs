@@ -245,4 +245,7 @@ async fn each_session_has_a_connection_of_its_own_where_that_is_asked_for() {
         Replayed(200)
     );
     assert_eq!(server.connections(), 6);
+    // As production's has ended. The others have none.
+    (1..=5).for_each(|session| client.close(session));
+    server.closed(6).await;
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use reprise_traffic::Disposition::{self, Replayed};
 use reprise_traffic::Fault;
-use reprise_traffic::target::TargetDocument;
+use reprise_traffic::target::{Connections, TargetDocument};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsAcceptor;
 
-use crate::server::{GET, OK, POST, Server, client_of, outcome};
+use crate::server::{GET, OK, POST, Server, captured, client_of, outcome};
 
 struct Authority {
     acceptor: TlsAcceptor,
@@ -64,6 +65,36 @@ async fn server(authority: &Authority) -> Server {
 fn trusting(authority: &Authority) -> impl FnOnce(&mut TargetDocument) {
     let path = authority.pem.path().to_str().unwrap().to_owned();
     move |document| document.ca_file = Some(path)
+}
+
+/// With a goodbye of TLS, and no reset, whatever TLS has sent between requests.
+#[tokio::test]
+async fn the_connection_of_a_session_that_ended_is_closed_cleanly() {
+    let authority = authority();
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let acceptor = authority.acceptor.clone();
+    let server = Server::over(Some(acceptor), move |mut peer| {
+        let told = told.clone();
+        async move {
+            assert!(peer.request().await.is_some());
+            peer.send(OK).await;
+            let read = peer.stream.read(&mut [0]).await;
+            told.send(read.map_err(|error| error.to_string())).unwrap();
+        }
+    })
+    .await;
+    let trusts = trusting(&authority);
+    let client = client_of(
+        &format!("https://localhost:{}", server.port),
+        |document: &mut TargetDocument| {
+            document.connections = Connections::PerSession;
+            trusts(document);
+        },
+    );
+    let delivery = client.send(&captured(GET), 1).await;
+    assert_eq!(delivery.disposition, Replayed(200));
+    client.close(1);
+    assert_eq!(heard.recv().await, Some(Ok(0)));
 }
 
 #[tokio::test]
