@@ -23,6 +23,7 @@ mod client;
 mod connection;
 mod credentials;
 mod dial;
+mod names;
 mod pool;
 mod redirect;
 mod resolve;
