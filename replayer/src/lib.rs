@@ -12,6 +12,7 @@ mod take;
 
 mod breaker;
 mod clock;
+mod fidelity;
 mod gate;
 mod measuring;
 mod runner;

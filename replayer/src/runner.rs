@@ -15,6 +15,7 @@ use reprise_traffic::{Disposition, DropReason, Exchange, Fault, Target};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::fidelity::Fidelity;
 use crate::measuring::Measures;
 use crate::metrics::{BreakerMeter, Latency, Meters, TargetAnswers};
 use crate::recording::Recorder;
@@ -59,6 +60,7 @@ pub(crate) struct Runner<T> {
     /// What may be here.
     room: Room,
     latency: Latency,
+    fidelity: Fidelity,
     measures: Measures,
     breaker: BreakerMeter,
     answers: TargetAnswers,
@@ -108,6 +110,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
             sessions: Mutex::new(Sessions::new(room)),
             room,
             latency: meters.latency,
+            fidelity: meters.fidelity,
             measures: Measures::default(),
             breaker: meters.breaker,
             answers: meters.answers,
@@ -181,6 +184,9 @@ impl<T: Send + Sync + 'static> Runner<T> {
             }
         }
         if !self.sessions().reserve(job.exchange.request.size()) {
+            if matches!(*self.current().sender, Sender::Server(_) | Sender::Broken) {
+                self.fidelity.due();
+            }
             return end(job.ended(Disposition::Dropped(DropReason::ReplayerFull)));
         }
         let runtime = Handle::current();
@@ -204,11 +210,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let current = self.current();
         let request = &job.exchange.request;
         match &*current.sender {
-            Sender::Server(server) if server.gate.is_shut(request.head.is_safe()) => {
-                self.sessions().release(request.size());
-                return end(job.ended(SHUT));
-            }
-            Sender::Server(_) | Sender::Broken => {}
+            Sender::Server(_) | Sender::Broken => self.fidelity.due(),
             Sender::Recorder(recorder) => {
                 self.sessions().release(request.size());
                 return self.record(recorder, job, end);
@@ -217,6 +219,12 @@ impl<T: Send + Sync + 'static> Runner<T> {
                 self.sessions().release(request.size());
                 return end(self.pass_over(job));
             }
+        }
+        if let Sender::Server(server) = &*current.sender
+            && server.gate.is_shut(request.head.is_safe())
+        {
+            self.sessions().release(request.size());
+            return end(job.ended(SHUT));
         }
         let session = current.target.document.session_key.hash(request);
         let placed = self.sessions().push(session, job);
@@ -285,6 +293,9 @@ impl<T: Send + Sync + 'static> Runner<T> {
             let lateness = begun.saturating_duration_since(job.since);
             self.latency.late(lateness);
         }
+        let due_ns = job.exchange.due_ns;
+        let due_ns = due_ns.unwrap_or(job.exchange.request.captured_ns);
+        self.fidelity.begun(session, due_ns, begun);
         self.measures.begun(session, job.since, begun);
         let sent = server.client.send(&job.exchange, session).await;
         pass.ended(sent.disposition);
