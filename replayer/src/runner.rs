@@ -61,7 +61,7 @@ pub(crate) struct Runner<T> {
     room: Room,
     latency: Latency,
     fidelity: Fidelity,
-    measures: Measures,
+    measures: Arc<Measures>,
     breaker: BreakerMeter,
     answers: TargetAnswers,
     retired: AtomicBool,
@@ -111,7 +111,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
             room,
             latency: meters.latency,
             fidelity: meters.fidelity,
-            measures: Measures::default(),
+            measures: Arc::default(),
             breaker: meters.breaker,
             answers: meters.answers,
             retired: AtomicBool::new(false),
@@ -161,12 +161,17 @@ impl<T: Send + Sync + 'static> Runner<T> {
     }
 
     fn pass_over(&self, job: Job<T>) -> Ended<T> {
-        if self.measures.are_wanted() {
-            self.measures.begun(0, job.since, Instant::now());
-            self.measures
-                .ended(job.since, NOTHING_DONE, Duration::ZERO, None);
-        }
+        self.measure_nothing(job.since);
         job.ended(NOTHING_DONE)
+    }
+
+    /// Nothing was done about a job that was due at `since`.
+    fn measure_nothing(&self, since: Instant) {
+        if self.measures.are_wanted() {
+            self.measures.begun(0, since, Instant::now());
+            self.measures
+                .ended(since, NOTHING_DONE, Duration::ZERO, None);
+        }
     }
 
     /// Takes a job; `end` is called once with how it ended. Must be called on a tokio runtime.
@@ -235,11 +240,10 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     /// Has a job recorded.
     fn record(&self, recorder: &Recorder, job: Job<T>, end: impl Fn(Ended<T>) + Send + 'static) {
-        if self.measures.are_wanted() {
-            self.measures.begun(0, job.since, Instant::now());
-        }
-        let ticket = job.ticket;
+        let measures = self.measures.clone();
+        let (since, begun, ticket) = (job.since, Instant::now(), job.ticket);
         let end = move |exchange, disposition| {
+            measures.recorded(since, begun, disposition);
             end(Ended {
                 exchange,
                 disposition,
@@ -270,8 +274,16 @@ impl<T: Send + Sync + 'static> Runner<T> {
             Sender::Server(server) => server,
             Sender::Broken => return Disposition::Failed(Fault::Ours),
             // These were no web servers when the job came.
-            Sender::Recorder(recorder) => return record(recorder, job, self.room).await,
-            Sender::Nowhere => return NOTHING_DONE,
+            Sender::Recorder(recorder) => {
+                let begun = Instant::now();
+                let disposition = record(recorder, job, self.room).await;
+                self.measures.recorded(job.since, begun, disposition);
+                return disposition;
+            }
+            Sender::Nowhere => {
+                self.measure_nothing(job.since);
+                return NOTHING_DONE;
+            }
         };
         let Some(pass) = server.gate.pass(job.exchange.request.head.is_safe()) else {
             return SHUT;
