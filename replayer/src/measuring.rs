@@ -97,7 +97,7 @@ impl Measures {
                 let cause = cause.unwrap_or(match fault {
                     Fault::Ours => Cause::Unsendable,
                     Fault::Network => Cause::Connect,
-                    Fault::Target => Cause::Broken,
+                    Fault::Target | Fault::Other => Cause::Broken,
                 });
                 *measured.failures.entry(cause).or_default() += 1;
             }
