@@ -238,6 +238,34 @@ fn a_rule_ends_the_test_and_so_does_ctrl_c() {
 }
 
 #[test]
+fn a_target_that_answers_nothing_fails_the_test() {
+    let _alone = rig::alone();
+    let dir = tempfile::tempdir().unwrap();
+    let tape = tape::write(dir.path(), "even.gor", &evenly(20, MS));
+    // Nobody listens on the port for discarding.
+    let finished = run(load(&tape, "http://127.0.0.1:9", &["--json"]), LIMIT).unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+    // The report is there all the same.
+    let report = report(&finished);
+    let refused = report["errors"]["connect"].as_u64().unwrap();
+    let dropped = report["dropped"]["breaker_open"].as_u64().unwrap_or(0);
+    assert_eq!(
+        (refused + dropped, report["answered"].as_u64()),
+        (20, Some(0))
+    );
+    let said = format!(
+        "reprise: http://127.0.0.1:9 answered none of 20 requests; errors: connect {refused};"
+    );
+    let last = finished.stderr.lines().last().unwrap();
+    assert!(last.starts_with(&said), "{finished:?}");
+
+    // What the target's rules leave out was not intended.
+    let only = ["--methods", "POST", "--json"];
+    let finished = run(load(&tape, "http://127.0.0.1:9", &only), LIMIT).unwrap();
+    assert!(finished.status.success(), "{finished:?}");
+}
+
+#[test]
 fn what_cannot_be_tested_is_said_in_a_line() {
     let _alone = rig::alone();
     let place = Place::loopback();
