@@ -9,6 +9,7 @@
 //!
 //! file --packets, records--> requests, in order of time --> window.
 
+pub mod answer;
 pub mod crowd;
 mod merge;
 pub mod pace;
