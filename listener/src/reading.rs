@@ -10,6 +10,7 @@
 //! file --packets, records--> requests, in order of time --> window.
 
 pub mod answer;
+mod at_hand;
 pub mod crowd;
 mod merge;
 pub mod pace;
