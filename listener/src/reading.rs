@@ -9,6 +9,8 @@
 //!
 //! file --packets, records--> requests, in order of time --> window.
 
+pub mod answer;
+mod at_hand;
 pub mod crowd;
 mod found;
 mod merge;

@@ -1,7 +1,7 @@
 //! Values to protobuf and back. Large payloads are slices on the way out, and are copied once on the way in.
 //!
 //! What enters from a peer is not trusted: an index out of range, a missing field or a head that is none refuses
-//! the message with a reason. What may be lost: nothing.
+//! the message with a reason. What may be lost: names of ends that only a newer version knows.
 
 mod decode;
 mod encode;
@@ -193,6 +193,49 @@ mod tests {
         let wire = encode_settled(&settlements);
         assert_eq!(wire.runs.len(), ends.len() - 1);
         assert_eq!(Decoder::default().settled(wire).unwrap(), settlements);
+    }
+
+    #[test]
+    fn ends_that_only_a_newer_neighbour_has_names_for_are_counted_as_others() {
+        let epochs = vec![wire::Epoch::default()];
+        let targets = vec!["shop/a".to_owned()];
+        let settled = |disposition: i32, reason: &str| {
+            let outcome = wire::Outcome {
+                disposition,
+                reason: reason.to_owned(),
+                ..Default::default()
+            };
+            let run = wire::SettledRun {
+                epoch: 0,
+                sequences: vec![1, 2],
+                outcomes: vec![outcome],
+            };
+            let message = wire::Settled {
+                epochs: epochs.clone(),
+                targets: targets.clone(),
+                runs: vec![run],
+            };
+            // As it comes: over the wire.
+            let message = wire::Settled::decode(&message.encode_to_vec()[..]).unwrap();
+            let settlements = Decoder::default().settled(message)?;
+            assert_eq!(settlements.len(), 2);
+            Ok::<_, LinkError>(settlements[0].outcomes[0].1)
+        };
+        let dropped = wire::Disposition::Dropped as i32;
+        let failed = wire::Disposition::Failed as i32;
+        for (disposition, reason, end) in [
+            (dropped, "moonrise", Disposition::Dropped(DropReason::Other)),
+            (
+                dropped,
+                "expired",
+                Disposition::Dropped(DropReason::Expired),
+            ),
+            (failed, "weather", Disposition::Failed(Fault::Other)),
+            (99, "weather", Disposition::Unknown),
+        ] {
+            assert_eq!(settled(disposition, reason), Ok(end), "{reason}");
+        }
+        assert_eq!(settled(0, ""), Err(protocol("no disposition")));
     }
 
     #[test]

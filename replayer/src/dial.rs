@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connection::{Connection, Stream};
+use crate::names::Sources;
 use crate::resolve::Resolver;
 use crate::tls::{Tls, TlsError};
 
@@ -60,7 +61,7 @@ impl Dialer {
             .then(|| Tls::new(endpoint, &target.document))
             .transpose()?;
         Ok(Dialer {
-            resolver: Resolver::new(&endpoint.host, endpoint.port),
+            resolver: Resolver::new(&endpoint.host, endpoint.port, Sources::system()),
             tls,
             limit: target.document.connect_timeout.min(target.document.timeout),
             opened: AtomicUsize::new(0),

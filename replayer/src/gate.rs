@@ -161,7 +161,7 @@ impl Pass<'_> {
             Disposition::Failed(Fault::Network | Fault::Target) | Disposition::Unknown => {
                 Ended::Failed
             }
-            Disposition::Failed(Fault::Ours)
+            Disposition::Failed(Fault::Ours | Fault::Other)
             | Disposition::Filtered
             | Disposition::SampledOut
             | Disposition::Dropped(_) => Ended::Unsent,

@@ -12,6 +12,7 @@ mod take;
 
 mod breaker;
 mod clock;
+mod fidelity;
 mod gate;
 mod measuring;
 mod runner;
@@ -23,6 +24,7 @@ mod client;
 mod connection;
 mod credentials;
 mod dial;
+mod names;
 mod pool;
 mod redirect;
 mod resolve;

@@ -97,7 +97,7 @@ impl Measures {
                 let cause = cause.unwrap_or(match fault {
                     Fault::Ours => Cause::Unsendable,
                     Fault::Network => Cause::Connect,
-                    Fault::Target => Cause::Broken,
+                    Fault::Target | Fault::Other => Cause::Broken,
                 });
                 *measured.failures.entry(cause).or_default() += 1;
             }
@@ -113,6 +113,14 @@ impl Measures {
         measured.service.add(service);
     }
 
+    /// A request that was due at `due`, and given to a recording at `begun`, ended now. One that was dropped was never sent.
+    pub(crate) fn recorded(&self, due: Instant, begun: Instant, disposition: Disposition) {
+        if self.are_wanted() && !matches!(disposition, Disposition::Dropped(_)) {
+            self.begun(0, due, begun);
+            self.ended(due, disposition, begun.elapsed(), None);
+        }
+    }
+
     /// What was measured since the last time.
     pub(crate) fn take(&self) -> Measured {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,6 +130,9 @@ impl Measures {
 
 #[cfg(test)]
 mod tests {
+    use reprise_traffic::DropReason;
+    use reprise_traffic::outcome::TAKEN;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -167,5 +178,23 @@ mod tests {
         let failures = [(Cause::Connect, 1), (Cause::Timeout, 1), (Cause::Broken, 1)];
         assert_eq!(measured.failures, failures.into());
         assert_eq!((measured.latency.count(), measured.service.count()), (4, 4));
+    }
+
+    #[test]
+    fn what_is_recorded_ends_as_often_as_it_began() {
+        let measures = Measures::default();
+        measures.want();
+        let now = Instant::now();
+        for disposition in [
+            Disposition::Replayed(TAKEN),
+            Disposition::Failed(Fault::Ours),
+            Disposition::Dropped(DropReason::ReplayerFull),
+            Disposition::Dropped(DropReason::RecordingStopped),
+        ] {
+            measures.recorded(now, now, disposition);
+        }
+        let measured = measures.take();
+        assert_eq!((measured.sent, measured.latency.count()), (2, 2));
+        assert_eq!((measured.answered(), measured.failed()), (1, 1));
     }
 }

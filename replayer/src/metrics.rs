@@ -1,5 +1,5 @@
-//! What a replayer measures besides its ledger: how long targets take to answer, whether their breakers are open, and how
-//! production answered; and of which ends of its connections nobody took notice.
+//! What a replayer measures besides its ledger: how long targets take to answer, how near requests come to what was due,
+//! whether breakers are open, and how production answered; and of which ends of its connections nobody took notice.
 //!
 //! What enters: answers. What leaves: metrics. What may be lost: nothing.
 
@@ -14,10 +14,13 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use reprise_traffic::{Answer, TargetName};
 
+use crate::fidelity::{Fidelities, Fidelity};
+
 /// All that a replayer measures, by target.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     latencies: Latencies,
+    fidelities: Fidelities,
     breakers: Breakers,
     answers: Answers,
     closed_dropped: Family<TargetLabel, Counter>,
@@ -27,6 +30,7 @@ pub(crate) struct Metrics {
 #[derive(Debug)]
 pub(crate) struct Meters {
     pub(crate) latency: Latency,
+    pub(crate) fidelity: Fidelity,
     pub(crate) breaker: BreakerMeter,
     pub(crate) answers: TargetAnswers,
     /// Ends of production's connections that were passed over.
@@ -43,6 +47,7 @@ impl Metrics {
         );
         Metrics {
             latencies: Latencies::register(registry),
+            fidelities: Fidelities::register(registry),
             breakers: Breakers::register(registry),
             answers: Answers::register(registry),
             closed_dropped,
@@ -52,6 +57,7 @@ impl Metrics {
     pub(crate) fn of(&self, target: &TargetName) -> Meters {
         Meters {
             latency: self.latencies.of(target),
+            fidelity: self.fidelities.of(target),
             breaker: self.breakers.of(target),
             answers: self.answers.of(target),
             closed_dropped: self
@@ -66,8 +72,16 @@ impl Metrics {
 
 /// Which target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TargetLabel {
+pub(crate) struct TargetLabel {
     target: String,
+}
+
+impl TargetLabel {
+    pub(crate) fn of(target: &TargetName) -> TargetLabel {
+        TargetLabel {
+            target: target.to_string(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -105,9 +119,7 @@ impl Latencies {
     }
 
     pub(crate) fn of(&self, target: &TargetName) -> Latency {
-        let label = TargetLabel {
-            target: target.to_string(),
-        };
+        let label = TargetLabel::of(target);
         Latency {
             answer: self.answer.get_or_create(&label).clone(),
             lateness: self.lateness.get_or_create(&label).clone(),
@@ -158,9 +170,7 @@ impl Breakers {
     }
 
     pub(crate) fn of(&self, target: &TargetName) -> BreakerMeter {
-        let label = TargetLabel {
-            target: target.to_string(),
-        };
+        let label = TargetLabel::of(target);
         BreakerMeter {
             open: self.open.get_or_create(&label).clone(),
             openings: self.openings.get_or_create(&label).clone(),

@@ -18,6 +18,7 @@ use reprise_traffic::{Closed, Disposition, DropReason, Exchange, Fault, Target};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::fidelity::Fidelity;
 use crate::measuring::Measures;
 use crate::metrics::{BreakerMeter, Latency, Meters, TargetAnswers};
 use crate::recording::Recorder;
@@ -62,7 +63,8 @@ pub(crate) struct Runner<T> {
     /// What may be here.
     room: Room,
     latency: Latency,
-    measures: Measures,
+    fidelity: Fidelity,
+    measures: Arc<Measures>,
     breaker: BreakerMeter,
     answers: TargetAnswers,
     /// Ends of connections that are not due yet.
@@ -114,7 +116,8 @@ impl<T: Send + Sync + 'static> Runner<T> {
             sessions: Mutex::new(Sessions::new(room)),
             room,
             latency: meters.latency,
-            measures: Measures::default(),
+            fidelity: meters.fidelity,
+            measures: Arc::default(),
             breaker: meters.breaker,
             answers: meters.answers,
             closings: AtomicUsize::new(0),
@@ -166,12 +169,17 @@ impl<T: Send + Sync + 'static> Runner<T> {
     }
 
     fn pass_over(&self, job: Job<T>) -> Ended<T> {
-        if self.measures.are_wanted() {
-            self.measures.begun(0, job.since, Instant::now());
-            self.measures
-                .ended(job.since, NOTHING_DONE, Duration::ZERO, None);
-        }
+        self.measure_nothing(job.since);
         job.ended(NOTHING_DONE)
+    }
+
+    /// Nothing was done about a job that was due at `since`.
+    fn measure_nothing(&self, since: Instant) {
+        if self.measures.are_wanted() {
+            self.measures.begun(0, since, Instant::now());
+            self.measures
+                .ended(since, NOTHING_DONE, Duration::ZERO, None);
+        }
     }
 
     /// Takes a job; `end` is called once with how it ended. Must be called on a tokio runtime.
@@ -189,6 +197,9 @@ impl<T: Send + Sync + 'static> Runner<T> {
             }
         }
         if !self.sessions().reserve(job.exchange.request.size()) {
+            if matches!(*self.current().sender, Sender::Server(_) | Sender::Broken) {
+                self.fidelity.due();
+            }
             return end(job.ended(Disposition::Dropped(DropReason::ReplayerFull)));
         }
         let runtime = Handle::current();
@@ -212,11 +223,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let current = self.current();
         let request = &job.exchange.request;
         match &*current.sender {
-            Sender::Server(server) if server.gate.is_shut(request.head.is_safe()) => {
-                self.sessions().release(request.size());
-                return end(job.ended(SHUT));
-            }
-            Sender::Server(_) | Sender::Broken => {}
+            Sender::Server(_) | Sender::Broken => self.fidelity.due(),
             Sender::Recorder(recorder) => {
                 self.sessions().release(request.size());
                 return self.record(recorder, job, end);
@@ -225,6 +232,12 @@ impl<T: Send + Sync + 'static> Runner<T> {
                 self.sessions().release(request.size());
                 return end(self.pass_over(job));
             }
+        }
+        if let Sender::Server(server) = &*current.sender
+            && server.gate.is_shut(request.head.is_safe())
+        {
+            self.sessions().release(request.size());
+            return end(job.ended(SHUT));
         }
         let session = current.target.document.session_key.hash(request);
         let placed = self.sessions().push(session, job);
@@ -275,11 +288,10 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     /// Has a job recorded.
     fn record(&self, recorder: &Recorder, job: Job<T>, end: impl Fn(Ended<T>) + Send + 'static) {
-        if self.measures.are_wanted() {
-            self.measures.begun(0, job.since, Instant::now());
-        }
-        let ticket = job.ticket;
+        let measures = self.measures.clone();
+        let (since, begun, ticket) = (job.since, Instant::now(), job.ticket);
         let end = move |exchange, disposition| {
+            measures.recorded(since, begun, disposition);
             end(Ended {
                 exchange,
                 disposition,
@@ -323,8 +335,16 @@ impl<T: Send + Sync + 'static> Runner<T> {
             Sender::Server(server) => server,
             Sender::Broken => return Disposition::Failed(Fault::Ours),
             // These were no web servers when the job came.
-            Sender::Recorder(recorder) => return record(recorder, job, self.room).await,
-            Sender::Nowhere => return NOTHING_DONE,
+            Sender::Recorder(recorder) => {
+                let begun = Instant::now();
+                let disposition = record(recorder, job, self.room).await;
+                self.measures.recorded(job.since, begun, disposition);
+                return disposition;
+            }
+            Sender::Nowhere => {
+                self.measure_nothing(job.since);
+                return NOTHING_DONE;
+            }
         };
         let Some(pass) = server.gate.pass(job.exchange.request.head.is_safe()) else {
             return SHUT;
@@ -346,6 +366,9 @@ impl<T: Send + Sync + 'static> Runner<T> {
             let lateness = begun.saturating_duration_since(job.since);
             self.latency.late(lateness);
         }
+        let due_ns = job.exchange.due_ns;
+        let due_ns = due_ns.unwrap_or(job.exchange.request.captured_ns);
+        self.fidelity.begun(session, due_ns, begun);
         self.measures.begun(session, job.since, begun);
         let sent = server.client.send(&job.exchange, session).await;
         pass.ended(sent.disposition);

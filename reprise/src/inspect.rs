@@ -5,7 +5,6 @@
 //! file on standard error. What may be lost: what can't be read or is no whole request; the summary counts it by
 //! reason.
 
-mod answer;
 mod capture;
 mod listing;
 mod reasons;

@@ -54,8 +54,8 @@ Examples:
 /// Load-test a target with a recording, from here or from all replayers of its pool
 ///
 /// Requests leave when they are due, whether the target keeps up or not; latency counts from that instant. Ctrl-C ends the
-/// test, waits for what is under way and reports. Exits with 1 where a rule of --stop-if ended it, or the books don't
-/// balance.
+/// test, waits for what is under way and reports. Exits with 1 where a rule of --stop-if ended it, nothing was answered, or
+/// the books don't balance.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct LoadArgs {
@@ -221,6 +221,9 @@ pub(crate) async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
     }
     if let Some(page) = page {
         page.write(&report)?;
+    }
+    if let Some(silence) = report.silence() {
+        bail!(silence);
     }
     let by_rule = stopped_by.is_some_and(|why| why != BY_SIGNAL);
     Ok(match by_rule || ended.unreadable > 0 || !report.balances {

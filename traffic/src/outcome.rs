@@ -42,6 +42,8 @@ pub enum Fault {
     Target,
     /// The target couldn't be reached.
     Network,
+    /// Somebody's of whom this version doesn't know, as a neighbour of a newer one said. Never decided on here.
+    Other,
 }
 
 /// Why an exchange was given up.
@@ -67,11 +69,13 @@ pub enum DropReason {
     NotATarget,
     /// The target is a recording that could not be gone on with: the disk was full, or what it may take was reached.
     RecordingStopped,
+    /// A reason that this version doesn't know, as a neighbour of a newer one said. Never decided on here.
+    Other,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 3] = [Fault::Ours, Fault::Target, Fault::Network];
+    pub const ALL: [Fault; 4] = [Fault::Ours, Fault::Target, Fault::Network, Fault::Other];
 
     /// Its name in metrics, ledgers and on the wire.
     pub fn as_str(self) -> &'static str {
@@ -79,13 +83,14 @@ impl Fault {
             Fault::Ours => "ours",
             Fault::Target => "target",
             Fault::Network => "network",
+            Fault::Other => "other",
         }
     }
 }
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [DropReason; 10] = [
+    pub const ALL: [DropReason; 11] = [
         DropReason::ListenerFull,
         DropReason::ListenerStopped,
         DropReason::RateLimited,
@@ -96,6 +101,7 @@ impl DropReason {
         DropReason::NoReplayer,
         DropReason::NotATarget,
         DropReason::RecordingStopped,
+        DropReason::Other,
     ];
 
     /// Its name in metrics, ledgers and on the wire.
@@ -111,6 +117,7 @@ impl DropReason {
             DropReason::NoReplayer => "no_replayer",
             DropReason::NotATarget => "not_a_target",
             DropReason::RecordingStopped => "recording_stopped",
+            DropReason::Other => "other",
         }
     }
 }

@@ -40,9 +40,11 @@ fn report(finished: &Finished) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
 }
 
-/// Three replayers of the pool `load`, and the target that they serve.
+const REPLAYERS: [&str; 3] = ["replayer1", "replayer2", "replayer3"];
+
+/// Replayers of the pool `load`, and the target that they serve.
 struct Fleet {
-    _cluster: Cluster,
+    cluster: Cluster,
     etcd: Etcd,
     nginx: Nginx,
     dir: TempDir,
@@ -58,18 +60,17 @@ impl Fleet {
         let nginx = Nginx::start_logging(&place, "$status $cookie_sid $request").unwrap();
         let document = format!("url: {}\npool: load\n", nginx.url());
         etcd.put(&target_key("shop/staging"), &document).unwrap();
-        let names = ["replayer1", "replayer2", "replayer3"];
-        for name in names {
+        for name in REPLAYERS {
             let arguments = ["--etcd", &etcd.url(), "--pool", "load"];
             cluster
                 .launch(Role::Replayer, name, &place, &arguments)
                 .unwrap();
         }
-        names
+        REPLAYERS
             .iter()
             .for_each(|name| cluster.until_ready(name).unwrap());
         Fleet {
-            _cluster: cluster,
+            cluster,
             etcd,
             nginx,
             dir: tempfile::tempdir().unwrap(),
@@ -80,6 +81,18 @@ impl Fleet {
         let mut command = load(&shop(self.dir.path()), target, more);
         command.args(["--etcd", &self.etcd.url()]);
         run(command, LIMIT).unwrap()
+    }
+
+    /// The sum of a counter over all replayers and targets.
+    fn metric(&self, name: &str) -> f64 {
+        let start = format!("{name}{{");
+        let of_one = |replayer: &&str| {
+            let page = self.cluster.page(replayer, "/metrics").unwrap();
+            let lines = page.lines().filter(|line| line.starts_with(&start));
+            let values = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>());
+            values.map(Result::unwrap).sum::<f64>()
+        };
+        REPLAYERS.iter().map(of_one).sum()
     }
 }
 
@@ -118,6 +131,21 @@ fn the_report_of_a_fleet_is_what_the_target_logged() {
         )
     };
     assert_eq!(sums(&five), (3, all, all), "{five}");
+    // The replayers' own metrics say the same.
+    for name in ["due", "sent"] {
+        let metric = fleet.metric(&format!("reprise_replay_{name}_total"));
+        assert_eq!(metric, all as f64, "{name}");
+    }
+    assert_eq!(fleet.metric("reprise_replay_inversions_total"), 0.0);
+    let pauses = fleet.metric("reprise_replay_gaps_total");
+    for (metric, name) in [("due", "gap_ms"), ("off", "gap_off_ms")] {
+        let sum = fleet.metric(&format!("reprise_replay_gaps_{metric}_seconds_total"));
+        let (is, says) = (sum * 1e3 / pauses, five["fidelity"][name].as_f64().unwrap());
+        assert!(
+            (is / says - 1.0).abs() < 0.2,
+            "{name}: {is}, and not {says}"
+        );
+    }
     let page = fs::read_to_string(&html).unwrap();
     assert!(page.contains("<svg") && page.ends_with("</html>\n"));
 
@@ -207,6 +235,34 @@ fn a_rule_ends_the_test_and_so_does_ctrl_c() {
         assert_eq!(report[name], came, "{name}: {report}");
     }
     assert_eq!(report["balances"], true);
+}
+
+#[test]
+fn a_target_that_answers_nothing_fails_the_test() {
+    let _alone = rig::alone();
+    let dir = tempfile::tempdir().unwrap();
+    let tape = tape::write(dir.path(), "even.gor", &evenly(20, MS));
+    // Nobody listens on the port for discarding.
+    let finished = run(load(&tape, "http://127.0.0.1:9", &["--json"]), LIMIT).unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+    // The report is there all the same.
+    let report = report(&finished);
+    let refused = report["errors"]["connect"].as_u64().unwrap();
+    let dropped = report["dropped"]["breaker_open"].as_u64().unwrap_or(0);
+    assert_eq!(
+        (refused + dropped, report["answered"].as_u64()),
+        (20, Some(0))
+    );
+    let said = format!(
+        "reprise: http://127.0.0.1:9 answered none of 20 requests; errors: connect {refused};"
+    );
+    let last = finished.stderr.lines().last().unwrap();
+    assert!(last.starts_with(&said), "{finished:?}");
+
+    // What the target's rules leave out was not intended.
+    let only = ["--methods", "POST", "--json"];
+    let finished = run(load(&tape, "http://127.0.0.1:9", &only), LIMIT).unwrap();
+    assert!(finished.status.success(), "{finished:?}");
 }
 
 #[test]

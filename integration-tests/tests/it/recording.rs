@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use reprise_integration_tests::process::{output, run};
 use reprise_integration_tests::{Cluster, Load, Nginx, Place, Role, Shape, eventually};
+use reprise_traffic::gor::SEPARATOR;
 use serde_json::Value;
 
 use crate::fleet::REST;
-use crate::rig;
+use crate::{rig, tape};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const FLUSH: Duration = Duration::from_millis(200);
@@ -220,6 +221,75 @@ fn a_cluster_records_what_was_sent() {
         dir.path().join("shop-2.gor_0.zst").exists(),
         "answers have a file of their own"
     );
+}
+
+/// A recording is replayed into another one, with production's answers.
+#[test]
+fn answers_in_a_recording_go_along_with_their_requests() {
+    const LATE: u64 = 5;
+    let dir = tempfile::tempdir().unwrap();
+    let answer = |n: u64| {
+        let (at, status) = (tape::BEGIN + n * tape::MS, 200 + n);
+        let head =
+            format!("2 {n:024x} {at} 1000\nHTTP/1.1 {status} OK\r\nContent-Length: 2\r\n\r\n");
+        [head.as_bytes(), format!("a{n}").as_bytes(), SEPARATOR].concat()
+    };
+    let request = |n: u64, at: u64| tape::record(0, n, at * tape::MS, &tape::get(n, 1));
+    let parts = [
+        // Right behind its request, in the wrong order, none, and of nobody.
+        [request(0, 0), answer(0)].concat(),
+        [request(1, 10), request(2, 20), answer(2), answer(1)].concat(),
+        [request(3, 30), answer(99)].concat(),
+        // Behind a request that came more than a second later; and at the very end.
+        [
+            request(LATE, 40),
+            request(6, 2_000),
+            answer(LATE),
+            answer(6),
+        ]
+        .concat(),
+    ];
+    let from = tape::write(dir.path(), "from.gor", &parts.concat());
+    let statuses = |file: &Path| -> Vec<(String, Option<u64>, Value)> {
+        let rows = requests_in(file).into_iter();
+        let row = |row: Value| {
+            let target = row["target"].as_str().unwrap().to_owned();
+            (
+                target,
+                row["response"]["status"].as_u64(),
+                row["response"]["body_sha256"].clone(),
+            )
+        };
+        rows.map(row).collect()
+    };
+    let mut expected = statuses(&from);
+    assert_eq!(expected.len(), 6);
+    for (target, status, body) in &mut expected {
+        if target.ends_with(&format!("id={LATE}")) {
+            assert_eq!(*status, Some(200 + LATE));
+            (*status, *body) = (None, Value::Null);
+        }
+    }
+    for (more, answers) in [(&["--track-response"][..], true), (&[], false)] {
+        let into = dir.path().join(format!("into-{answers}.gor"));
+        let record = [
+            "--record",
+            into.to_str().unwrap(),
+            "--record-append",
+            "--speed",
+            "max",
+        ];
+        let finished = tape::replay(&[&from], "null:", &[&record[..], more].concat());
+        assert!(finished.status.success(), "{finished:?}");
+        match answers {
+            true => assert_eq!(statuses(&into), expected),
+            false => assert!(
+                statuses(&into)
+                    .iter()
+                    .all(|(_, status, _)| status.is_none())
+            ),
+        }
+    }
 }
 
 #[test]

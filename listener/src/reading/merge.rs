@@ -2,29 +2,21 @@
 //!
 //! What enters: files, each roughly in order of time. What leaves: their requests, and the
 //! ends of connections between them, in order of time. What may be lost:
-//! nothing; a request that lies further out of place in its file than [`FAR`] or [`MANY`] comes too late.
+//! nothing; a request that lies further out of place in its file than is [`AtHand`] comes too late.
 //!
 //! A file is opened when its time comes, so that a recording of a thousand files needs one at a time. A request lies in a
 //! file where it was complete, and is replayed when it began, so those of each file are put in order first.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tracing::error;
 
+use super::at_hand::AtHand;
 use super::found::Found;
 use super::is_stdin;
 use super::pipe;
 use super::recording::{self, Recording, Wanted};
-use crate::budget::Budget;
-
-/// Requests are put in order as far as they lie apart in time, nanoseconds …
-const FAR: u64 = 1_000_000_000;
-/// … and in number …
-const MANY: usize = 1024;
-/// … and bytes, of one file.
-const LARGE: usize = 8 << 20;
 
 /// Files that can be read, and when what is in each begins.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +61,6 @@ pub(super) struct Merge {
     closed: VecDeque<(u64, PathBuf)>,
     open: Vec<InOrder>,
     wanted: Wanted,
-    budget: Arc<Budget>,
     /// Files that could not be read, or not to their end.
     unreadable: usize,
 }
@@ -79,7 +70,6 @@ impl Merge {
         Merge {
             closed: files.0.into(),
             open: Vec::new(),
-            budget: wanted.reassembly.budget.clone(),
             wanted,
             unreadable: 0,
         }
@@ -96,7 +86,7 @@ impl Merge {
             }
         }
         let (_, place) = self.earliest()?;
-        let found = self.open[place].pop(&self.budget);
+        let found = self.open[place].pop();
         if self.open[place].first_at().is_none() {
             self.close(place);
         }
@@ -135,8 +125,10 @@ impl Merge {
         }
         match Recording::open(&path, &self.wanted) {
             Ok(recording) => {
-                let mut file = InOrder::new(path, recording);
-                file.fill(&self.budget);
+                let settings = &self.wanted.reassembly;
+                let at_hand = AtHand::new(settings.answers, settings.budget.clone());
+                let mut file = InOrder::new(path, recording, at_hand);
+                file.fill();
                 self.open.push(file);
                 // It may hold nothing.
                 if self
@@ -160,48 +152,41 @@ struct InOrder {
     path: PathBuf,
     /// `None` once it is read.
     recording: Option<Recording>,
-    /// In order; the next at the front.
-    waiting: VecDeque<Found>,
-    /// Of those, taken out of the budget.
-    bytes: usize,
+    at_hand: AtHand,
     is_unreadable: bool,
 }
 
 impl InOrder {
-    fn new(path: PathBuf, recording: Recording) -> InOrder {
+    fn new(path: PathBuf, recording: Recording, at_hand: AtHand) -> InOrder {
         InOrder {
             path,
             recording: Some(recording),
-            waiting: VecDeque::new(),
-            bytes: 0,
+            at_hand,
             is_unreadable: false,
         }
     }
 
     fn first_at(&self) -> Option<u64> {
-        self.waiting.front().map(Found::at_ns)
+        self.at_hand.first_at()
     }
 
     fn held(&self) -> usize {
-        self.bytes + self.recording.as_ref().map_or(0, Recording::held)
+        self.at_hand.bytes() + self.recording.as_ref().map_or(0, Recording::held)
     }
 
-    fn pop(&mut self, budget: &Budget) -> Option<Found> {
-        let found = self.waiting.pop_front()?;
-        let size = found.size();
-        self.bytes -= size;
-        budget.give(size);
-        self.fill(budget);
+    fn pop(&mut self) -> Option<Found> {
+        let found = self.at_hand.pop()?;
+        self.fill();
         Some(found)
     }
 
     /// Reads on until no request can come any more that was captured before the first.
-    fn fill(&mut self, budget: &Budget) {
-        while !self.is_ripe()
+    fn fill(&mut self) {
+        while !self.at_hand.is_ripe()
             && let Some(recording) = &mut self.recording
         {
-            match recording.next() {
-                Ok(Some(found)) => self.put(found, budget),
+            match recording.next(Some(&mut self.at_hand)) {
+                Ok(Some((id, found))) => self.at_hand.put(id, found),
                 Ok(None) => self.recording = None,
                 Err(error) => {
                     error!("{:#}", of_file(&self.path, &error));
@@ -209,28 +194,6 @@ impl InOrder {
                     self.recording = None;
                 }
             }
-        }
-    }
-
-    fn is_ripe(&self) -> bool {
-        let (Some(first), Some(last)) = (self.waiting.front(), self.waiting.back()) else {
-            return false;
-        };
-        last.at_ns() - first.at_ns() >= FAR || self.waiting.len() >= MANY || self.bytes >= LARGE
-    }
-
-    fn put(&mut self, found: Found, budget: &Budget) {
-        let size = found.size();
-        self.bytes += size;
-        budget.take(size);
-        let at = found.at_ns();
-        match self.waiting.back() {
-            // Behind those of the same time, so that the order of the file decides.
-            Some(last) if last.at_ns() > at => {
-                let place = self.waiting.partition_point(|other| other.at_ns() <= at);
-                self.waiting.insert(place, found);
-            }
-            _ => self.waiting.push_back(found),
         }
     }
 }

@@ -271,9 +271,10 @@ impl Reader {
             let mut pipe = Recording::open(path, &self.wanted)?;
             loop {
                 self.wait_for_room(pipe.held());
-                match pipe.next()? {
-                    Some(Found::Request(request)) => self.take(request),
-                    Some(Found::Closed(closed)) => self.close(closed),
+                // Nothing is at hand that an answer could be given to: requests leave as they come.
+                match pipe.next(None)? {
+                    Some((_, Found::Request(request))) => self.take(request),
+                    Some((_, Found::Closed(closed))) => self.close(closed),
                     None => return Ok(()),
                 }
                 // The next may be long in coming.

@@ -15,6 +15,8 @@ use reprise_traffic::exchange::Captured;
 use reprise_traffic::gor::{self, Kind, Skipped};
 use tracing::{info, warn};
 
+use super::answer;
+use super::at_hand::AtHand;
 use super::found::Found;
 use super::pipe::{self, Stop};
 use super::record::{self, Unfit};
@@ -44,6 +46,8 @@ pub(super) struct Recording {
     file: String,
     content: Content,
     ready: Ready,
+    /// Of the record that the ready request was in.
+    id: u64,
     wanted: Wanted,
     /// Requests so far.
     requests: u64,
@@ -162,6 +166,7 @@ impl Recording {
             file,
             content,
             ready: Ready::default(),
+            id: 0,
             wanted: wanted.clone(),
             requests: 0,
             flaws: 0,
@@ -176,21 +181,25 @@ impl Recording {
         }
     }
 
-    /// The next whole request or end of a connection; nothing at the end, or once told to stop.
+    /// The next whole request or end of a connection, with what a request's answer's record is known by; nothing at the end,
+    /// or once told to stop. Answers in records that are passed on the way go to the requests at hand.
     ///
     /// # Errors
     /// When the system can't read on.
-    pub(super) fn next(&mut self) -> anyhow::Result<Option<Found>> {
+    pub(super) fn next(
+        &mut self,
+        mut at_hand: Option<&mut AtHand>,
+    ) -> anyhow::Result<Option<(u64, Found)>> {
         loop {
             if let Some(found) = self.ready.pop() {
                 self.requests += u64::from(matches!(found, Found::Request(_)));
-                return Ok(Some(found));
+                return Ok(Some((self.id, found)));
             }
             let more = match &mut self.content {
                 Content::Ended => return Ok(None),
                 _ if self.wanted.stop.is_asked() => Ok(false),
                 Content::Packets(packets) => packets.step(&self.wanted, &mut self.ready),
-                Content::Records(_) => self.step(),
+                Content::Records(_) => self.step(at_hand.as_deref_mut()),
             };
             match more {
                 Ok(true) => {}
@@ -206,7 +215,7 @@ impl Recording {
     }
 
     /// Reads a record; false at the end.
-    fn step(&mut self) -> Result<bool, Broken> {
+    fn step(&mut self, at_hand: Option<&mut AtHand>) -> Result<bool, Broken> {
         let Content::Records(records) = &mut self.content else {
             return Ok(false);
         };
@@ -220,13 +229,20 @@ impl Recording {
                     "line {line}, byte {at}: a record is passed over: {flaw}"
                 ))
             }
-            // What servers answered is not replayed.
-            Ok(Some(Ok(record))) if record.kind != Kind::Request => None,
+            Ok(Some(Ok(record))) if record.kind != Kind::Request => {
+                if record.kind == Kind::Answer
+                    && let Some(at_hand) = at_hand
+                {
+                    at_hand.join(&record);
+                }
+                None
+            }
             Ok(Some(Ok(record))) => {
                 let line = record.line;
                 let found = record::request(&record, max_exchange);
                 match found.request {
                     Ok(message) => {
+                        self.id = answer::id(&record);
                         self.ready.take(record::captured(&record, message));
                         found.has_more.then(|| {
                             self.wanted.edge.count(EdgeEvent::BadRecord, 1);

@@ -1,4 +1,7 @@
 //! Protobuf to values. Nothing that a peer says is trusted.
+//!
+//! What enters: messages. What leaves: values, or the reason why a message is none. What may be lost: the names of ends that
+//! only a newer version knows; they are counted as `other`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -6,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use reprise_node::LogLimit;
 use reprise_traffic::answer::AnswerHead;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::{
-    Answer, Body, Closed, Disposition, Epoch, Exchange, ExchangeId, Head, HeadError, Source,
-    Target, TargetDocument, TargetName,
+    Answer, Body, Closed, Disposition, DropReason, Epoch, Exchange, ExchangeId, Fault, Head,
+    HeadError, Source, Target, TargetDocument, TargetName,
 };
 use tracing::warn;
 
@@ -37,11 +41,26 @@ const MAX_SETTLEMENTS: usize = 1 << 20;
 const MAX_CLOSED: usize = 1 << 14;
 
 /// Epochs and target names repeat from message to message; a decoder hands out the same ones again.
-#[derive(Default)]
 pub(crate) struct Decoder {
     epochs: HashMap<(String, u64), Arc<Epoch>>,
     targets: HashMap<String, TargetName>,
     pieces: Pieces,
+    /// Ends that this version has no name for.
+    strange: LogLimit,
+}
+
+/// Between two words about a peer's ends that have no name here.
+const STRANGE_EVERY: Duration = Duration::from_secs(3600);
+
+impl Default for Decoder {
+    fn default() -> Decoder {
+        Decoder {
+            epochs: HashMap::new(),
+            targets: HashMap::new(),
+            pieces: Pieces::default(),
+            strange: LogLimit::every(STRANGE_EVERY),
+        }
+    }
 }
 
 /// A peer that names more than this starts the table anew, so that it can't fill memory.
@@ -268,7 +287,7 @@ impl Decoder {
                 let target = targets
                     .get(outcome.target as usize)
                     .ok_or_else(|| protocol("an outcome's target is not in its message"))?;
-                outcomes.push((target.clone(), decode_outcome(outcome)?));
+                outcomes.push((target.clone(), self.outcome(outcome)?));
             }
             if settlements.len() + run.sequences.len() > MAX_SETTLEMENTS {
                 return Err(protocol("more settlements than any window holds"));
@@ -282,6 +301,51 @@ impl Decoder {
             }));
         }
         Ok(settlements)
+    }
+
+    /// An end that this version has no name for comes from a neighbour of a newer one, and is counted as the nearest that
+    /// has one.
+    fn outcome(&self, outcome: &wire::Outcome) -> Decoded<Disposition> {
+        let Ok(disposition) = wire::Disposition::try_from(outcome.disposition) else {
+            self.is_strange(outcome);
+            // Nobody here can say whether it arrived.
+            return Ok(Disposition::Unknown);
+        };
+        Ok(match disposition {
+            wire::Disposition::Replayed => Disposition::Replayed(
+                u16::try_from(outcome.status).map_err(|_| protocol("status is no HTTP status"))?,
+            ),
+            wire::Disposition::Failed => {
+                let fault = outcome.reason.parse();
+                Disposition::Failed(fault.unwrap_or_else(|_| {
+                    self.is_strange(outcome);
+                    Fault::Other
+                }))
+            }
+            wire::Disposition::Unknown => Disposition::Unknown,
+            wire::Disposition::Filtered => Disposition::Filtered,
+            wire::Disposition::SampledOut => Disposition::SampledOut,
+            wire::Disposition::Dropped => {
+                let reason = outcome.reason.parse();
+                Disposition::Dropped(reason.unwrap_or_else(|_| {
+                    self.is_strange(outcome);
+                    DropReason::Other
+                }))
+            }
+            wire::Disposition::Unspecified => return Err(protocol("no disposition")),
+        })
+    }
+
+    fn is_strange(&self, outcome: &wire::Outcome) {
+        if let Some(suppressed) = self.strange.allow() {
+            let (disposition, reason) = (outcome.disposition, &outcome.reason);
+            warn!(
+                disposition,
+                reason,
+                suppressed,
+                "a neighbour of a newer version says of an exchange what this one has no name for: counted as other, or unknown"
+            );
+        }
     }
 
     fn returned(&mut self, returned: wire::Returned) -> Decoded<Vec<Delivery>> {
@@ -338,23 +402,4 @@ fn decode_target(document: wire::TargetDocument) -> Decoded<Arc<Target>> {
     let parsed = TargetDocument::parse(&document.name, text);
     let target = parsed.and_then(|parsed| Target::new(name, document.revision, parsed));
     target.map(Arc::new).map_err(|e| protocol(e.to_string()))
-}
-
-fn decode_outcome(outcome: &wire::Outcome) -> Decoded<Disposition> {
-    let reason = || protocol(format!("unknown reason {:?}", outcome.reason));
-    Ok(match outcome.disposition() {
-        wire::Disposition::Replayed => Disposition::Replayed(
-            u16::try_from(outcome.status).map_err(|_| protocol("status is no HTTP status"))?,
-        ),
-        wire::Disposition::Failed => {
-            Disposition::Failed(outcome.reason.parse().map_err(|_| reason())?)
-        }
-        wire::Disposition::Unknown => Disposition::Unknown,
-        wire::Disposition::Filtered => Disposition::Filtered,
-        wire::Disposition::SampledOut => Disposition::SampledOut,
-        wire::Disposition::Dropped => {
-            Disposition::Dropped(outcome.reason.parse().map_err(|_| reason())?)
-        }
-        wire::Disposition::Unspecified => return Err(protocol("unknown disposition")),
-    })
 }

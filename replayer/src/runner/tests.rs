@@ -341,6 +341,7 @@ fn a_recording_goes_on_while_what_it_is_made_of_stays_the_same() {
     let files = || std::fs::read_dir(dir.path()).unwrap().count();
     let url = format!("file://{}/a.gor", dir.path().display());
     let runner = runner(&url, "");
+    runner.measures().want();
     let (ends, ended) = std::sync::mpsc::channel();
     let record = |number| {
         let ends = ends.clone();
@@ -360,4 +361,8 @@ fn a_recording_goes_on_while_what_it_is_made_of_stays_the_same() {
     assert_eq!(files(), 2);
     runner.update(&recording(4, "file:///nowhere/a.gor", "methods: [any]"));
     assert_eq!(record(4), (4, Disposition::Failed(Fault::Ours)));
+    // Of the last one, no sending began.
+    let measured = runner.measures().take();
+    assert_eq!((measured.sent, measured.answered()), (3, 3));
+    assert_eq!((measured.failed(), measured.latency.count()), (0, 3));
 }

@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
 
+use reprise_listener::reading::answer::{self, Asked, Stray};
 use reprise_listener::reading::record::{self, Unfit};
 use reprise_traffic::gor::{Kind, Reader, Record};
 
 use super::reasons::Oddity;
 use super::summary::Summary;
-use super::{Seen, Wanted, answer};
+use super::{Seen, Wanted};
 
 /// Requests that wait for their answers. GoReplay writes an answer as soon as it has it, so no more than are under way
 /// at a time stand between.
@@ -56,7 +57,7 @@ pub(super) fn requests(
                     continue;
                 };
                 if wanted.answers {
-                    waiting.add(record.id, seen);
+                    waiting.add(answer::id(&record), seen);
                 } else {
                     waiting.ready.push_back(seen);
                 }
@@ -100,35 +101,31 @@ fn request(record: &Record<'_>, summary: &mut Summary) -> Option<Seen> {
 /// Requests whose answers may still come, in the order of the file.
 #[derive(Default)]
 struct Waiting {
-    requests: VecDeque<(Box<[u8]>, Seen)>,
+    requests: VecDeque<(u64, Seen)>,
     bytes: usize,
     ready: VecDeque<Seen>,
 }
 
 impl Waiting {
-    fn add(&mut self, id: &[u8], seen: Seen) {
+    fn add(&mut self, id: u64, seen: Seen) {
         self.bytes += size(&seen);
-        self.requests.push_back((id.into(), seen));
+        self.requests.push_back((id, seen));
         while self.requests.len() > MAX_WAITING || self.bytes > MAX_WAITING_BYTES {
             self.release();
         }
     }
 
     fn answer(&mut self, record: &Record<'_>, summary: &mut Summary) {
-        let place = self
-            .requests
-            .iter()
-            .rposition(|(id, seen)| &**id == record.id && seen.answer.is_none());
-        let Some((_, seen)) = place.and_then(|at| self.requests.get_mut(at)) else {
-            summary.oddity(Oddity::LoneAnswer);
-            return;
-        };
-        let before = size(seen);
-        match answer::of_record(seen.head.method(), record) {
-            Some(answer) => seen.answer = Some(Box::new(answer)),
-            None => summary.oddity(Oddity::BadAnswer),
+        let at_hand = self.requests.iter_mut().map(|(id, seen)| Asked {
+            id: *id,
+            method: seen.head.method(),
+            answer: &mut seen.answer,
+        });
+        match answer::join(record, MAX_EXCHANGE, at_hand) {
+            Ok(bytes) => self.bytes += bytes,
+            Err(Stray::Lone) => summary.oddity(Oddity::LoneAnswer),
+            Err(Stray::Malformed) => summary.oddity(Oddity::BadAnswer),
         }
-        self.bytes = self.bytes + size(seen) - before;
         while self
             .requests
             .front()

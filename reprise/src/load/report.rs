@@ -186,6 +186,19 @@ impl Report {
             balances: books.balances_at_rest(),
         }
     }
+
+    /// A line about a test in which something was intended and nothing answered: it says nothing about the target.
+    pub(super) fn silence(&self) -> Option<String> {
+        (self.intended > 0 && self.answered == 0).then(|| {
+            format!(
+                "{} answered none of {} requests; errors: {}; not sent: {}",
+                self.target,
+                self.intended,
+                counts(&self.errors),
+                counts(&self.dropped)
+            )
+        })
+    }
 }
 
 fn class(hundreds: u16) -> String {
