@@ -61,8 +61,10 @@ pub struct TelemetrySettings {
     /// The node's id, as `service.instance.id`.
     pub node: Option<String>,
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives as in `info,reprise_relay=debug`. Without it the
-    /// variable `REPRISE_LOG` counts, without that `info`.
+    /// variable `REPRISE_LOG` counts, without that `usual_log`.
     pub log: Option<String>,
+    /// The level of those who didn't ask for one; `None` for `info`.
+    pub usual_log: Option<&'static str>,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -84,7 +86,7 @@ pub fn init(settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
         .clone()
         .or_else(|| env::var(LEVEL_VARIABLE).ok())
         .filter(|text| !text.trim().is_empty())
-        .unwrap_or_else(|| "info".to_owned());
+        .unwrap_or_else(|| settings.usual_log.unwrap_or("info").to_owned());
     let filter = filter(&directives)?;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

@@ -162,16 +162,16 @@ fn telemetry_settings(cli: &Cli) -> TelemetrySettings {
         Mode::Load(_) => "load",
         Mode::Demo(_) => "demo",
     };
-    let quiet = match cli.mode {
+    let usual_log = match cli.mode {
         Mode::Demo(_) | Mode::Ledger(_) | Mode::Inspect(_) => Some("error"),
         Mode::Load(_) => Some("warn"),
         _ => None,
     };
-    let log = cli.log.log.clone();
     TelemetrySettings {
         role,
         node: None,
-        log: log.or_else(|| quiet.map(str::to_owned)),
+        log: cli.log.log.clone(),
+        usual_log,
         log_format: cli.log.log_format,
     }
 }
