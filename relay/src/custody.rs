@@ -60,7 +60,7 @@ impl Inner {
         let found = self.pending.find_entry(key, |pending| pending.id == *id);
         let mut entry = found.ok()?;
         let pending = entry.get_mut();
-        let outcome = (job.target.name.clone(), disposition);
+        let outcome = (job.target().name.clone(), disposition);
         pending.outcomes.push(outcome);
         pending.left -= 1;
         if pending.left > 0 {
@@ -111,6 +111,7 @@ impl Custody {
         let sizes = unclaimed.map(|parcel| parcel.exchange.request.size());
         let mut claims = self.budget.share(Claim::default(), sizes.collect()).await;
         let mut jobs = Vec::with_capacity(parcels.len() * targets.len());
+        let ways: Vec<Arc<Way>> = targets.iter().map(|target| self.way(target, now)).collect();
         let mut inner = self.lock();
         for parcel in parcels {
             let claim = parcel.claim.or_else(|| claims.next());
@@ -130,14 +131,13 @@ impl Custody {
                 continue;
             }
             let size = parcel.exchange.request.size();
-            jobs.extend(targets.iter().map(|target| Job {
+            jobs.extend(ways.iter().map(|way| Job {
                 exchange: parcel.exchange.clone(),
-                target: target.clone(),
+                way: way.clone(),
                 size,
                 session: 0,
                 resent: parcel.resent,
-                since: now,
-                custody: Some(self.clone()),
+                is_answered: false,
             }));
         }
         drop(inner);
@@ -147,12 +147,20 @@ impl Custody {
         jobs
     }
 
+    fn way(self: &Arc<Custody>, target: &Arc<Target>, since: Instant) -> Arc<Way> {
+        Arc::new(Way {
+            custody: self.clone(),
+            target: target.clone(),
+            since,
+        })
+    }
+
     /// Deliveries ended.
     fn answer<'j>(&self, ended: impl Iterator<Item = (&'j Job, Disposition)> + Clone) {
         {
             let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
             for (job, disposition) in ended.clone() {
-                tally.add(&job.exchange.id.epoch, &job.target.name, disposition);
+                tally.add(&job.exchange.id.epoch, &job.target().name, disposition);
             }
         }
         let mut inner = self.lock();
@@ -183,21 +191,27 @@ impl Custody {
     }
 }
 
+/// What the jobs of a batch for one target have in common, so that each counts up one reference and not one for all of it.
+#[derive(Debug)]
+struct Way {
+    custody: Arc<Custody>,
+    target: Arc<Target>,
+    /// When the batch came here.
+    since: Instant,
+}
+
 /// One exchange on its way to one target.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) exchange: Arc<Exchange>,
-    pub(crate) target: Arc<Target>,
+    way: Arc<Way>,
     /// Bytes of the exchange: it is asked for them on threads that have no use for the rest of it.
     size: usize,
     /// Hash of the session key.
     pub(crate) session: u64,
     /// An earlier copy may have reached a replayer: when the listener first sent it, so long before it came here.
     pub(crate) resent: Option<Duration>,
-    /// When it came here.
-    pub(crate) since: Instant,
-    /// `None` once answered.
-    custody: Option<Arc<Custody>>,
+    is_answered: bool,
 }
 
 impl Job {
@@ -218,30 +232,37 @@ impl Job {
 
     /// Answers for all of them; neighbours of one listener at a time.
     pub(crate) fn settle_all(mut ended: Vec<(Job, Disposition)>) {
-        let of_one = |(a, _): &(Job, Disposition), (b, _): &(Job, Disposition)| match (
-            &a.custody, &b.custody,
-        ) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            _ => false,
+        let of_one = |(a, _): &(Job, Disposition), (b, _): &(Job, Disposition)| {
+            Arc::ptr_eq(&a.way.custody, &b.way.custody)
         };
         for run in ended.chunk_by_mut(of_one) {
-            let Some(custody) = run.first().and_then(|(job, _)| job.custody.clone()) else {
-                continue;
-            };
-            custody.answer(run.iter().map(|(job, disposition)| (job, *disposition)));
-            run.iter_mut().for_each(|(job, _)| job.custody = None);
+            if let Some((first, _)) = run.first() {
+                let ended = run.iter().map(|(job, disposition)| (job, *disposition));
+                first.way.custody.answer(ended);
+            }
+            run.iter_mut().for_each(|(job, _)| job.is_answered = true);
         }
     }
 
     fn answer(&mut self, disposition: Disposition) {
-        if let Some(custody) = self.custody.take() {
-            custody.answer(std::iter::once((&*self, disposition)));
+        if !std::mem::replace(&mut self.is_answered, true) {
+            let ended = std::iter::once((&*self, disposition));
+            self.way.custody.answer(ended);
         }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.way.target
+    }
+
+    /// When it came here.
+    pub(crate) fn since(&self) -> Instant {
+        self.way.since
     }
 
     /// True for a job of that exchange for that target.
     pub(crate) fn is(&self, id: &ExchangeId, target: &TargetName) -> bool {
-        self.exchange.id == *id && self.target.name == *target
+        self.exchange.id == *id && self.target().name == *target
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -249,15 +270,13 @@ impl Job {
     }
 
     pub(crate) fn is_expired(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) > self.target.document.max_age
+        now.saturating_duration_since(self.since()) > self.target().document.max_age
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        if self.custody.is_some() {
-            self.answer(Disposition::Failed(Fault::Ours));
-        }
+        self.answer(Disposition::Failed(Fault::Ours));
     }
 }
 

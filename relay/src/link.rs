@@ -102,14 +102,15 @@ struct Flights {
 
 impl Flights {
     fn get_mut(&mut self, of: &Job) -> Option<&mut Flight> {
-        let (id, target) = (&of.exchange.id, &of.target.name);
+        let (id, target) = (&of.exchange.id, &of.target().name);
         let key = self.keys.hash_one((id, target));
         self.table.find_mut(key, |flight| flight.job.is(id, target))
     }
 
     fn insert(&mut self, flight: Flight) {
         let keys = &self.keys;
-        let key = |Flight { job, .. }: &Flight| keys.hash_one((&job.exchange.id, &job.target.name));
+        let key =
+            |Flight { job, .. }: &Flight| keys.hash_one((&job.exchange.id, &job.target().name));
         self.table.insert_unique(key(&flight), flight, key);
     }
 
@@ -375,7 +376,7 @@ impl State {
             return Err(Refused::Down(job));
         }
         let size = job.size();
-        let lane = self.lane(&job.target.name);
+        let lane = self.lane(&job.target().name);
         let full = lane.queued_bytes + size > most.bytes || lane.queue.len() >= most.jobs;
         if full && !lane.queue.is_empty() {
             return Err(Refused::Full(job));
@@ -413,6 +414,8 @@ impl State {
         if self.phase != Phase::Up {
             return taken;
         }
+        let waiting: usize = self.lanes.values().map(|lane| lane.queue.len()).sum();
+        taken.parcels.reserve(waiting.min(most.jobs));
         let mut idle_turns = 0;
         let now = Instant::now();
         while !taken.is_full(most) && idle_turns < self.lanes.len() {
@@ -484,7 +487,7 @@ impl State {
             self.sent.add(size);
             let parcel = Parcel {
                 exchange: job.exchange.clone(),
-                target: Some(job.target.name.clone()),
+                target: Some(job.target().name.clone()),
                 resent: job.resent,
                 claim: None,
             };

@@ -34,7 +34,7 @@ struct Table {
 
 impl Table {
     fn choose(&self, job: &Job) -> Option<&Arc<Link>> {
-        let index = match job.target.document.split {
+        let index = match job.target().document.split {
             Split::Hash => self.ring.member(job.session)?,
             // By identity, not by a counter: a relay that takes over sends a copy to where the first one went.
             Split::RoundRobin if self.links.is_empty() => return None,
@@ -46,7 +46,7 @@ impl Table {
 
 /// The replayer that a job belongs to.
 fn choose<'t>(tables: &'t HashMap<String, Arc<Table>>, job: &Job) -> Option<&'t Arc<Link>> {
-    let table = tables.get(&job.target.document.pool);
+    let table = tables.get(&job.target().document.pool);
     table.or_else(|| tables.get(ALL))?.choose(job)
 }
 
@@ -227,7 +227,7 @@ impl Pools {
             std::mem::take(&mut parked.jobs)
         };
         for job in jobs {
-            if job.since.elapsed() > PARKED_FOR.min(job.target.document.max_age) {
+            if job.since().elapsed() > PARKED_FOR.min(job.target().document.max_age) {
                 job.give_up(DropReason::NoReplayer);
             } else {
                 self.send(job);
@@ -276,7 +276,7 @@ impl Pools {
             let (kept, deleted): (VecDeque<Job>, VecDeque<Job>) = parked
                 .jobs
                 .drain(..)
-                .partition(|job| known(&job.target.name));
+                .partition(|job| known(&job.target().name));
             parked.bytes = kept.iter().map(Job::size).sum();
             parked.jobs = kept;
             gone.extend(deleted);

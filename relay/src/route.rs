@@ -84,11 +84,11 @@ impl Router {
         let mut ended = Vec::new();
         for mut job in jobs {
             let resent = job.resent.is_some();
-            match job.target.rules.decide(&job.exchange.request) {
+            match job.target().rules.decide(&job.exchange.request) {
                 Decision::Filtered => ended.push((job, Disposition::Filtered)),
                 Decision::SampledOut => ended.push((job, Disposition::SampledOut)),
                 // A copy of one that was let through before must not end otherwise than the first.
-                Decision::Take(_) if !resent && routes.over_limit(&job.target.name) => {
+                Decision::Take(_) if !resent && routes.over_limit(&job.target().name) => {
                     ended.push((job, Disposition::Dropped(DropReason::RateLimited)));
                 }
                 Decision::Take(session) => {

@@ -22,8 +22,9 @@ use crate::packet::{Frame, LinkType};
 pub(super) const SNAP_LENGTH: i32 = 262_144;
 
 /// The kernel hands over a block of the ring when it is full or that old: the price of a wake-up is shared, and
-/// the delay stays small.
-const BLOCK_TIMEOUT_MS: i32 = 1;
+/// the delay stays small. The ring has 64 blocks (16 MiB), so at any rate of packets it also bridges 64 times as long a wait
+/// for a processor.
+const BLOCK_TIMEOUT_MS: i32 = 2;
 
 /// Packets between two looks at the clock and the stop flag; what is whole by then goes on.
 pub(super) const BATCH: usize = 1024;
