@@ -28,6 +28,8 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// The longest wait between two looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Of the pauses of [`Pace::Poisson`].
+const SEED: u64 = 7;
 /// Three significant figures.
 const PRECISION: u8 = 3;
 
@@ -38,6 +40,9 @@ pub(crate) enum Pace {
     Closed,
     /// So many a second, whatever becomes of the answers.
     Open(u32),
+    /// The same on average, each after a pause of its own that no clock of ours or the kernel's divides: production has no
+    /// beat. Exponential, and the same in each run.
+    Poisson(u32),
 }
 
 /// What to send.
@@ -87,7 +92,7 @@ impl Pace {
     pub(crate) fn name(self) -> String {
         match self {
             Pace::Closed => "closed loop".to_owned(),
-            Pace::Open(rate) => format!("{rate}/s"),
+            Pace::Open(rate) | Pace::Poisson(rate) => format!("{rate}/s"),
         }
     }
 }
@@ -221,6 +226,9 @@ struct Schedule {
     start: Instant,
     end: Instant,
     taken: u64,
+    /// When the next of [`Pace::Poisson`] is due.
+    next: Instant,
+    random: fastrand::Rng,
 }
 
 impl Schedule {
@@ -230,6 +238,8 @@ impl Schedule {
             start,
             end: start + time,
             taken: 0,
+            next: start,
+            random: fastrand::Rng::with_seed(SEED),
         }
     }
 
@@ -239,6 +249,7 @@ impl Schedule {
             Pace::Open(rate) => {
                 self.start + Duration::from_secs_f64(self.taken as f64 / f64::from(rate))
             }
+            Pace::Poisson(_) => self.next,
         }
     }
 
@@ -249,6 +260,10 @@ impl Schedule {
             return None;
         }
         self.taken += 1;
+        if let Pace::Poisson(rate) = self.pace {
+            let pause = -(1.0 - self.random.f64()).ln() / f64::from(rate);
+            self.next += Duration::from_secs_f64(pause);
+        }
         Some(due)
     }
 
@@ -258,7 +273,7 @@ impl Schedule {
 
     fn wait(&self, now: Instant, may_send: bool) -> Duration {
         match self.pace {
-            Pace::Open(_) if may_send && !self.is_over(now) => {
+            Pace::Open(_) | Pace::Poisson(_) if may_send && !self.is_over(now) => {
                 self.due(now).saturating_duration_since(now).min(TICK)
             }
             _ => TICK,
