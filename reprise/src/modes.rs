@@ -68,6 +68,14 @@ struct RunFlags {
     /// With --to: methods to replay, comma-separated, or any [default: GET,HEAD,OPTIONS,TRACE]
     #[arg(long, value_name = "METHODS", value_delimiter = ',')]
     methods: Vec<String>,
+    /// With --to: live requests leave so long after they were captured, with production's pauses to a fraction of a
+    /// millisecond; 4ms covers what capture takes. Without it they leave as they come
+    #[arg(long, value_name = "TIME", requires = "to", value_parser = humantime::parse_duration)]
+    #[serde(
+        with = "config::duration::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    reorder_window: Option<Duration>,
     #[command(flatten)]
     #[serde(flatten)]
     recording: RecordFlags,
@@ -148,6 +156,8 @@ struct RunConfig {
     to: Vec<String>,
     targets: Option<PathBuf>,
     methods: Vec<String>,
+    #[serde(with = "config::duration::option")]
+    reorder_window: Option<Duration>,
     record: Vec<String>,
     record_append: bool,
     #[serde(with = "config::duration")]
@@ -191,6 +201,7 @@ impl Default for RunConfig {
             to: Vec::new(),
             targets: None,
             methods: Vec::new(),
+            reorder_window: None,
             record: Vec::new(),
             record_append: recording.append,
             record_flush_interval: recording.flush_interval,
@@ -272,6 +283,7 @@ impl RunConfig {
         if !self.methods.is_empty() {
             document.methods.clone_from(&self.methods);
         }
+        document.reorder_window = self.reorder_window;
         let name = TargetName::new(&format!("default/{number}"))?;
         Target::new(name, 1, document).context("--to")
     }

@@ -23,7 +23,7 @@ use crate::reassembly::{self, Reassembler};
 
 /// The longest that the thread sleeps: it has to notice a stop.
 const TICK: Duration = Duration::from_millis(100);
-const DROPS_EVERY: Duration = Duration::from_secs(1);
+const DROPS_EVERY: Duration = Duration::from_millis(250);
 /// How often the list of interfaces is read.
 const SCAN_EVERY: Duration = Duration::from_millis(500);
 const BACK_OFF: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
