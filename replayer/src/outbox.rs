@@ -146,3 +146,34 @@ impl Drop for Reply {
         self.answer(|_| {});
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use reprise_traffic::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn each_relay_is_answered_what_it_asked_and_nothing_is_owed_then() {
+        let (first, second) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
+        let epoch = Arc::new(Epoch::new("web", 1));
+        let target = TargetName::new("t/a").unwrap();
+        let order = [&first, &first, &second, &first];
+        let ended = order.iter().zip(0..).flat_map(|(outbox, sequence)| {
+            let settlement = Settlement {
+                id: ExchangeId {
+                    epoch: epoch.clone(),
+                    sequence,
+                },
+                outcomes: [(target.clone(), Disposition::Unknown)].into(),
+            };
+            outbox.owe(1).map(move |reply| (reply, settlement.clone()))
+        });
+        Reply::settle_all(ended);
+        for (outbox, expected) in [(first, vec![0, 1, 3]), (second, vec![2])] {
+            let inner = outbox.lock();
+            let settled: Vec<u64> = inner.settled.iter().map(|end| end.id.sequence).collect();
+            assert_eq!((inner.owed, settled), (0, expected));
+        }
+    }
+}
