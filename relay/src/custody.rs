@@ -305,6 +305,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn answers_given_together_are_each_given_and_booked_once() {
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let custody = || Custody::new(Budget::new(1 << 20), tally.clone());
+        let (first, second) = (custody(), custody());
+        let targets = [target("t/a")];
+        let mut ended = Vec::new();
+        for (custody, sequence) in [(&first, 1), (&first, 2), (&second, 3), (&first, 4)] {
+            let parcels = vec![parcel(sequence)];
+            let jobs = custody.take(parcels, &targets, Instant::now()).await;
+            ended.extend(
+                jobs.into_iter()
+                    .map(|job| (job, Disposition::Replayed(200))),
+            );
+        }
+        Job::settle_all(ended);
+        for (custody, expected) in [(first, vec![1, 2, 4]), (second, vec![3])] {
+            let (settled, left) = custody.take_settled();
+            let settled: Vec<u64> = settled.iter().map(|end| end.id.sequence).collect();
+            assert_eq!((settled, left), (expected, 0));
+        }
+        let booked = &tally.lock().unwrap().reports()[0].targets["t/a"];
+        assert_eq!((booked.replayed[&200], booked.total()), (4, 4));
+    }
+
+    #[tokio::test]
     async fn without_targets_it_is_settled_at_once() {
         let custody = Custody::new(Budget::new(1 << 20), Arc::default());
         assert!(
