@@ -1,9 +1,10 @@
 //! Where captured requests enter the resend window.
 //!
-//! What enters: whole requests from capture threads and from the mirror endpoint, and ends of connections. What leaves: parcels
-//! for the relay, by [`crate::ship`]. What may be lost: requests of sessions that are shed, counted at the edge; when the window
-//! is full all the same, the request is dropped and counted (`listener_full`), as are ends of connections (`closed_dropped`). Nobody who captures ever waits; those who
-//! read files do, and nothing of theirs is shed or dropped.
+//! What enters: whole requests from capture threads and from the mirror endpoint, and ends of connections. What
+//! leaves: parcels for the relay, by [`crate::ship`]. What may be lost: requests of sessions that are shed, counted
+//! at the edge; when the window is full all the same, the request is dropped and counted (`listener_full`), as are
+//! ends of connections (`closed_dropped`). Nobody who captures ever waits; those who read files do, and nothing of
+//! theirs is shed or dropped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

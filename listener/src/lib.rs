@@ -1,11 +1,12 @@
 //! The listener: captures requests on a web host and ships them to a relay.
 //!
 //! What enters: packets from interfaces ([`capture`], [`packet`]), put together to streams ([`reassembly`]) and read
-//! as requests ([`http`]); packets from files the same way ([`reading`], [`capture_file`]); or whole requests from proxies
-//! ([`mirror`]). Each enters the resend window ([`intake`], [`window`]). What leaves: batches to a relay ([`ship`]). What may be lost: packets that the kernel could not hand
-//! over, requests that lack a byte, whole sessions where memory or CPU is short ([`budget`], [`shed`], [`governor`]),
-//! requests for which the window had no room; each is counted by its reason ([`edge`], the ledger). A listener never
-//! stands in the path of production and never waits for anything behind it.
+//! as requests ([`http`]); packets from files the same way ([`reading`], [`capture_file`]); or whole requests from
+//! proxies ([`mirror`]). Each enters the resend window ([`intake`], [`window`]). What leaves: batches to a relay
+//! ([`ship`]). What may be lost: packets that the kernel could not hand over, requests that lack a byte, whole
+//! sessions where memory or CPU is short ([`budget`], [`shed`], [`governor`]), requests for which the window had no
+//! room; each is counted by its reason ([`edge`], the ledger). A listener never stands in the path of production and
+//! never waits for anything behind it.
 
 pub mod capture;
 pub mod capture_file;

@@ -1,11 +1,12 @@
 //! Recordings as a source: what files and pipes hold enters like what is captured live, but can wait.
 //!
-//! What enters: capture files (pcap, pcapng) and recordings (`.gor`), packed or not, and pipes of them. What leaves: whole
-//! requests into the window; of files in order of time, each with the instant at which it is due ([`pace`]), of pipes as
-//! they come; between them the ends of captured connections, which recordings don't have. What may be lost: requests that aren't whole, counted as those of a live capture; what lies behind the
-//! place where a file is cut off, which a warning names. Nothing is shed because it comes from a file. Without a pace
-//! nothing is dropped either: while the window is full, the reader waits. A schedule doesn't wait: what finds no room by
-//! the time at which it is due is dropped, and counted; so are ends of connections that are too many at once.
+//! What enters: capture files (pcap, pcapng) and recordings (`.gor`), packed or not, and pipes of them. What leaves:
+//! whole requests into the window; of files in order of time, each with the instant at which it is due ([`pace`]), of
+//! pipes as they come; between them the ends of captured connections, which recordings don't have. What may be lost:
+//! requests that aren't whole, counted as those of a live capture; what lies behind the place where a file is cut
+//! off, which a warning names. Nothing is shed because it comes from a file. Without a pace nothing is dropped
+//! either: while the window is full, the reader waits. A schedule doesn't wait: what finds no room by the time at
+//! which it is due is dropped, and counted; so are ends of connections that are too many at once.
 //!
 //! file --packets, records--> requests, in order of time --> window.
 

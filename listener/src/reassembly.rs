@@ -1,8 +1,8 @@
 //! TCP segments of many connections, put together to requests.
 //!
-//! What enters: segments as captured, in any order, with the time; the passing of time.
-//! What leaves: whole requests, and the ends of connections that had some. What may be lost, and is counted: requests that lack a byte, that were cut off by
-//! a reset, that stood still too long, or that had to go to keep the memory budget.
+//! What enters: segments as captured, in any order, with the time; the passing of time. What leaves: whole requests,
+//! and the ends of connections that had some. What may be lost, and is counted: requests that lack a byte, that were
+//! cut off by a reset, that stood still too long, or that had to go to keep the memory budget.
 //!
 //! Nothing here opens a socket or reads a clock.
 

@@ -1,9 +1,9 @@
 //! Ships the window to a relay, and settles it by the relay's answers.
 //!
-//! What enters: parcels and ends of connections from the [`Intake`]. What leaves: batches on one stream at a time, to the relay that the
-//! listener's name hashes to or, when that is gone, to the next. What may be lost: what was entrusted to
-//! a relay that dies ([`crate::window`]), counted as unknown. All else that was on a broken stream goes out again on the
-//! next one, marked as resent, so that replayers recognise it.
+//! What enters: parcels and ends of connections from the [`Intake`]. What leaves: batches on one stream at a time, to
+//! the relay that the listener's name hashes to or, when that is gone, to the next. What may be lost: what was
+//! entrusted to a relay that dies ([`crate::window`]), counted as unknown. All else that was on a broken stream goes
+//! out again on the next one, marked as resent, so that replayers recognise it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

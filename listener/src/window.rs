@@ -1,16 +1,18 @@
 //! The resend window: what was captured and is not settled yet.
 //!
-//! What enters: captured requests, each of which gets the next sequence number of the epoch. What leaves: parcels
-//! for the stream that is open, first those whose stream broke, then new ones, both in order. What may be lost:
-//! when the budget is used up, or the window is full in exchanges, a new request is refused and its caller counts it;
-//! what is in the window is never dropped by it. No I/O and no clock: time is handed in.
+//! What enters: captured requests, each of which gets the next sequence number of the epoch. What leaves: parcels for
+//! the stream that is open, first those whose stream broke, then new ones, both in order. What may be lost: when the
+//! budget is used up, or the window is full in exchanges, a new request is refused and its caller counts it; what is
+//! in the window is never dropped by it. No I/O and no clock: time is handed in.
 //!
-//! A request that takes a large part of the room that is left is entrusted to its relay as soon as that has custody: its
-//! bytes are let go here, and it can't be sent again. Where there is no room for two more of its size, each part of its
-//! body is let go as soon as it is on the wire, from when it is queued for the stream. A relay that dies takes such a request along, and it ends as unknown. The
-//! alternative is to have no room for the next one, which is lost for certain.
+//! A request that takes a large part of the room that is left is entrusted to its relay as soon as that has custody:
+//! its bytes are let go here, and it can't be sent again. Where there is no room for two more of its size, each part
+//! of its body is let go as soon as it is on the wire, from when it is queued for the stream. A relay that dies takes
+//! such a request along, and it ends as unknown. The alternative is to have no room for the next one, which is lost
+//! for certain.
 //!
-//! Ends of connections ([`closings`]) leave behind the exchanges that were there before them. They are not sent again.
+//! Ends of connections ([`closings`]) leave behind the exchanges that were there before them. They are not sent
+//! again.
 
 mod closings;
 

@@ -1,9 +1,9 @@
 //! Feeds one replayer: keeps a stream to it open and moves jobs of its [`Link`] over it.
 //!
-//! What enters: the link's jobs and ends of connections, and the targets' documents. What leaves: batches; a target's document always goes
-//! ahead of its first parcel. What may be lost: nothing unsaid. When the stream breaks, jobs that were never sent
-//! and safe ones go to other replayers. Unsafe ones that were sent wait for the same life of the replayer to come
-//! back, which recognises them; if it doesn't within [`DOUBT`], they end as `unknown`.
+//! What enters: the link's jobs and ends of connections, and the targets' documents. What leaves: batches; a target's
+//! document always goes ahead of its first parcel. What may be lost: nothing unsaid. When the stream breaks, jobs
+//! that were never sent and safe ones go to other replayers. Unsafe ones that were sent wait for the same life of the
+//! replayer to come back, which recognises them; if it doesn't within [`DOUBT`], they end as `unknown`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,9 +1,10 @@
 //! The relay: applies each target's rules and gives each exchange to a replayer.
 //!
-//! What enters: batches from listeners ([`accept`]). They are taken into custody, decided on ([`route`]), given to
-//! a replayer by the ring ([`pools`], [`ring`]) and sent to it ([`link`], [`feed`]). What leaves: settlements to the
-//! listeners. What may be lost: nothing unsaid; a relay keeps nothing that a listener doesn't have still, so one
-//! that dies costs no exchange. The ends of connections, which travel behind their exchanges, are best effort. When its memory is full it stops reading, and the listeners shed.
+//! What enters: batches from listeners ([`accept`]). They are taken into custody, decided on ([`route`]), given to a
+//! replayer by the ring ([`pools`], [`ring`]) and sent to it ([`link`], [`feed`]). What leaves: settlements to the
+//! listeners. What may be lost: nothing unsaid; a relay keeps nothing that a listener doesn't have still, so one that
+//! dies costs no exchange. The ends of connections, which travel behind their exchanges, are best effort. When its
+//! memory is full it stops reading, and the listeners shed.
 
 mod accept;
 mod custody;

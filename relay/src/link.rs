@@ -1,10 +1,10 @@
 //! One replayer as the relay sees it: what waits for it, and what is with it.
 //!
-//! What enters: jobs that the ring gave to this replayer, and ends of connections behind them. What leaves: parcels within the
-//! replayer's credit, each target in turn so that a slow one does not hold up the others, and the ends between them. What may be lost: when a target's lane is full
-//! the job is refused and its caller counts it; jobs that waited too long are dropped and counted. When the stream
-//! breaks, all jobs are handed back in two heaps: those never sent and those that may have arrived. Ends of connections are
-//! gone with it, and counted.
+//! What enters: jobs that the ring gave to this replayer, and ends of connections behind them. What leaves: parcels
+//! within the replayer's credit, each target in turn so that a slow one does not hold up the others, and the ends
+//! between them. What may be lost: when a target's lane is full the job is refused and its caller counts it; jobs
+//! that waited too long are dropped and counted. When the stream breaks, all jobs are handed back in two heaps: those
+//! never sent and those that may have arrived. Ends of connections are gone with it, and counted.
 //!
 //! No I/O: [`crate::pools`] drives it.
 

@@ -1,10 +1,10 @@
 //! The pools of replayers: who serves, which of them a session belongs to, and where jobs go when one is lost.
 //!
-//! What enters: jobs and ends of connections from [`crate::route`], membership, and what the links hand back. What leaves: each job in the
-//! lane of one replayer. What may be lost: a job without any replayer waits for [`PARKED_FOR`] and is then dropped
-//! (`no_replayer`); one whose lane is full is dropped (`relay_full`). An end of a connection for which there is no replayer, or
-//! no room, is counted and gone. A job that may have reached its target goes
-//! to another replayer only if its method is safe; otherwise it ends as `unknown`.
+//! What enters: jobs and ends of connections from [`crate::route`], membership, and what the links hand back. What
+//! leaves: each job in the lane of one replayer. What may be lost: a job without any replayer waits for
+//! [`PARKED_FOR`] and is then dropped (`no_replayer`); one whose lane is full is dropped (`relay_full`). An end of a
+//! connection for which there is no replayer, or no room, is counted and gone. A job that may have reached its target
+//! goes to another replayer only if its method is safe; otherwise it ends as `unknown`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

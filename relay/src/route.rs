@@ -1,8 +1,8 @@
 //! Decides for which targets an exchange is wanted, and sends it on its ways.
 //!
-//! What enters: batches of one listener. What leaves: a job for each target that wants the exchange, and an answer
-//! at once for each that doesn't; the end of a connection for each target that follows it. What may be lost: what a target's
-//! rate limit refuses (`rate_limited`).
+//! What enters: batches of one listener. What leaves: a job for each target that wants the exchange, and an answer at
+//! once for each that doesn't; the end of a connection for each target that follows it. What may be lost: what a
+//! target's rate limit refuses (`rate_limited`).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

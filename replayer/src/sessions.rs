@@ -1,8 +1,8 @@
 //! Keeps the exchanges of a session in order: one at a time, in the order in which they came.
 //!
-//! What enters: jobs with the hash of their session, for which room was reserved, and ends of sessions' connections. What
-//! leaves: for each session the next job once the one before it has ended, and an end behind the jobs before it. What may be lost: where the target has no room left, none is reserved, and the
-//! caller counts the job.
+//! What enters: jobs with the hash of their session, for which room was reserved, and ends of sessions' connections.
+//! What leaves: for each session the next job once the one before it has ended, and an end behind the jobs before it.
+//! What may be lost: where the target has no room left, none is reserved, and the caller counts the job.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,8 @@
 //! Takes parcels from relays: each delivery once, whatever is sent again.
 //!
-//! What enters: batches and target documents on one stream for each relay. What leaves: jobs and ends of connections for the
-//! targets' runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that nobody described,
-//! or that comes while we leave, is given back untouched.
+//! What enters: batches and target documents on one stream for each relay. What leaves: jobs and ends of connections
+//! for the targets' runners, and an answer for each parcel. What may be lost: nothing; a parcel for a target that
+//! nobody described, or that comes while we leave, is given back untouched.
 
 use std::collections::HashSet;
 use std::collections::hash_map::Entry;

@@ -1,8 +1,8 @@
 //! All roles in one process: the same code, joined by channels instead of sockets; or all but the replayers.
 //!
-//! What enters: packets and mirrored requests on this host, capture files and recordings. What leaves: requests to the
-//! targets, or to the replayers of a cluster. What may be lost: when memory or CPU is short, whole sessions are left out and
-//! counted; production never waits.
+//! What enters: packets and mirrored requests on this host, capture files and recordings. What leaves: requests to
+//! the targets, or to the replayers of a cluster. What may be lost: when memory or CPU is short, whole sessions are
+//! left out and counted; production never waits.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

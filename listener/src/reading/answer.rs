@@ -1,8 +1,8 @@
 //! The answers in a recording, and the requests that they belong to.
 //!
-//! What enters: an answer's record, and the requests before it that are still at hand. What leaves: the final answer, without
-//! its chunking, with its request. What may be lost: interim answers; what is no HTTP/1 answer whose end is clear, and
-//! an answer whose request isn't at hand, both of which the caller hears of. Nothing here reads or waits.
+//! What enters: an answer's record, and the requests before it that are still at hand. What leaves: the final answer,
+//! without its chunking, with its request. What may be lost: interim answers; what is no HTTP/1 answer whose end is
+//! clear, and an answer whose request isn't at hand, both of which the caller hears of. Nothing here reads or waits.
 
 use bytes::Bytes;
 use memchr::memmem;

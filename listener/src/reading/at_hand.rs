@@ -1,8 +1,8 @@
 //! Requests of one file before they leave: put in order of time, and joined with their answers.
 //!
-//! What enters: requests and ends of connections as they lie in the file, and the records of answers to requests. What
-//! leaves: requests and ends, the earliest first. What may be lost: answers that come behind their request by more than is at hand, or that are none; the request
-//! leaves without.
+//! What enters: requests and ends of connections as they lie in the file, and the records of answers to requests.
+//! What leaves: requests and ends, the earliest first. What may be lost: answers that come behind their request by
+//! more than is at hand, or that are none; the request leaves without.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! Makes several users of each that was recorded.
 //!
-//! What enters: requests and ends of connections with the instants at which they leave, in order. What leaves: each of them, and
-//! its clones, in order of their instants. What may be lost: nothing. No clock is read and no dice are thrown here: the same recording
-//! gives the same crowd.
+//! What enters: requests and ends of connections with the instants at which they leave, in order. What leaves: each
+//! of them, and its clones, in order of their instants. What may be lost: nothing. No clock is read and no dice are
+//! thrown here: the same recording gives the same crowd.
 //!
-//! A clone of a session is a user of its own: it comes from an address of its own, the values that tell users apart have
-//! `~N` behind them, and all its requests leave later than the session's by the same time, up to the jitter.
+//! A clone of a session is a user of its own: it comes from an address of its own, the values that tell users apart
+//! have `~N` behind them, and all its requests leave later than the session's by the same time, up to the jitter.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

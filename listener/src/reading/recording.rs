@@ -1,8 +1,9 @@
 //! One file or pipe, read request by request.
 //!
-//! What enters: packets (pcap, pcapng) or records (`.gor`), packed or not; the content tells which. What leaves: whole
-//! requests as each is complete, and ends of connections behind theirs. What may be lost: requests that aren't whole in the file, and what can't be read,
-//! counted at the edge; what lies behind the place where a file is cut off or broken, which a warning names.
+//! What enters: packets (pcap, pcapng) or records (`.gor`), packed or not; the content tells which. What leaves:
+//! whole requests as each is complete, and ends of connections behind theirs. What may be lost: requests that aren't
+//! whole in the file, and what can't be read, counted at the edge; what lies behind the place where a file is cut off
+//! or broken, which a warning names.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};

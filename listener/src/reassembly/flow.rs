@@ -1,8 +1,8 @@
 //! One connection: who asks, who answers, and both directions together.
 //!
-//! What enters: its segments, in any order and of both directions, as far as they were captured.
-//! What leaves: whole requests, with their answers where those are kept; behind them that the connection ended, which is told
-//! by the end of either side, a reset, or another connection on the same ports. What may be lost: see the two directions; the
+//! What enters: its segments, in any order and of both directions, as far as they were captured. What leaves: whole
+//! requests, with their answers where those are kept; behind them that the connection ended, which is told by the end
+//! of either side, a reset, or another connection on the same ports. What may be lost: see the two directions; the
 //! end of a connection that was forgotten before.
 
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! Protobuf to values. Nothing that a peer says is trusted.
 //!
-//! What enters: messages. What leaves: values, or the reason why a message is none. What may be lost: the names of ends that
-//! only a newer version knows; they are counted as `other`.
+//! What enters: messages. What leaves: values, or the reason why a message is none. What may be lost: the names of
+//! ends that only a newer version knows; they are counted as `other`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

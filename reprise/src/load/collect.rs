@@ -1,8 +1,8 @@
 //! Puts together what the replayers measure.
 //!
 //! What enters: what each replayer measured in a second. What leaves: the whole, the last seconds, and a row for each
-//! second. What may be lost: what a replayer has measured since its last word, when it dies. A second of a replayer counts as
-//! that in which word of it came.
+//! second. What may be lost: what a replayer has measured since its last word, when it dies. A second of a replayer
+//! counts as that in which word of it came.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,7 @@
 //! The flags that say where requests come from, the same for `run` and `listener`.
 //!
-//! What enters: flags. What leaves: those that were given, to be laid over the settings of a file. What may be lost: nothing.
+//! What enters: flags. What leaves: those that were given, to be laid over the settings of a file. What may be lost:
+//! nothing.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Targets in a file, and the words for what is wrong with a document.
 //!
-//! What enters: YAML, of which JSON is a part. What leaves: checked targets. What may be lost: nothing; a mistake is told in
-//! one line, with the key and the place.
+//! What enters: YAML, of which JSON is a part. What leaves: checked targets. What may be lost: nothing; a mistake is
+//! told in one line, with the key and the place.
 
 use std::collections::BTreeMap;
 

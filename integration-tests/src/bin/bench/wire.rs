@@ -1,9 +1,9 @@
 //! When requests arrive at servers, by the kernel's clock.
 //!
-//! What enters: packets on their way to ports, with the kernel's time stamps of nanoseconds, through tcpdump and a file;
-//! how late tcpdump itself reads them changes nothing. What leaves: for each port the instant at which each numbered
-//! request arrived first, and how many came again as other requests. What may be lost: what the kernel dropped before tcpdump, which is an
-//! error.
+//! What enters: packets on their way to ports, with the kernel's time stamps of nanoseconds, through tcpdump and a
+//! file; how late tcpdump itself reads them changes nothing. What leaves: for each port the instant at which each
+//! numbered request arrived first, and how many came again as other requests. What may be lost: what the kernel
+//! dropped before tcpdump, which is an error.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
