@@ -388,6 +388,7 @@ mod tests {
             body: vec![0; 1000].into(),
             trailers: Bytes::new(),
             answer: None,
+            label: None,
         }
     }
 

@@ -125,6 +125,7 @@ mod tests {
                 body: Body::from(&b"body"[..]),
                 trailers: Bytes::from_static(b"T: 1\r\n"),
                 answer: None,
+                label: None,
             },
         })
     }

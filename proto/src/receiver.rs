@@ -132,6 +132,7 @@ mod tests {
             body: vec![b'x'; BODY].into(),
             trailers: Bytes::new(),
             answer: None,
+            label: None,
         };
         let id = ExchangeId {
             epoch: Arc::new(Epoch::new("web", 1)),

@@ -52,6 +52,7 @@ fn parcel(epoch: &Arc<Epoch>, sequence: u64) -> Parcel {
         body: vec![sequence as u8; length(sequence)].into(),
         trailers: Bytes::new(),
         answer: None,
+        label: None,
     };
     let id = ExchangeId {
         epoch: epoch.clone(),

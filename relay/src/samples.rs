@@ -33,6 +33,7 @@ pub(crate) fn request(method: &str, sequence: u64) -> Parcel {
             body: Default::default(),
             trailers: Default::default(),
             answer: None,
+            label: None,
         },
     };
     Parcel {

@@ -231,6 +231,7 @@ mod tests {
                 body: body.as_bytes().into(),
                 trailers: Bytes::from_static(trailers.as_bytes()),
                 answer: None,
+                label: None,
             },
         }
     }

@@ -82,6 +82,18 @@ impl Body {
         chunks.collect()
     }
 
+    /// What stands behind its first `at` bytes.
+    #[must_use]
+    pub fn behind(&self, at: usize) -> Body {
+        let mut before = at;
+        let chunks = self.chunks().iter().filter_map(|chunk| {
+            let skipped = chunk.len().min(before);
+            before -= skipped;
+            (skipped < chunk.len()).then(|| chunk.slice(skipped..))
+        });
+        chunks.collect()
+    }
+
     /// To read it from its first byte.
     pub fn reader(&self) -> Reader<'_> {
         Reader {

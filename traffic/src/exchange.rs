@@ -13,7 +13,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::answer::Answer;
 use crate::body::Body;
+use crate::gor::Kind;
 use crate::head::Head;
+use crate::label::Label;
 
 /// One life of a listener process.
 // Its alignment keeps it out of the cache line of its `Arc`'s counters, which all threads write.
@@ -114,7 +116,7 @@ pub enum Source {
     Mirror,
 }
 
-/// A captured request, before it has an identity.
+/// A captured request, before it has an identity; or an answer to one, where it came as a record of its own.
 #[derive(Debug, Clone)]
 pub struct Captured {
     /// Its first byte on the wire, unix nanoseconds.
@@ -125,7 +127,7 @@ pub struct Captured {
     pub server: SocketAddr,
     /// How it reached the listener.
     pub source: Source,
-    /// Request line and headers, as captured.
+    /// Request line and headers, as captured; [`Head::opaque`] of what is no request, or none that can be read.
     pub head: Head,
     /// The body without its chunking, any content coding left as it is.
     pub body: Body,
@@ -133,9 +135,21 @@ pub struct Captured {
     pub trailers: Bytes,
     /// What production answered, where answers are tracked and this one was seen.
     pub answer: Option<Box<Answer>>,
+    /// Where it came as a record of its own.
+    pub label: Option<Box<Label>>,
 }
 
 impl Captured {
+    /// What it is: a request, unless it came as a record of something else.
+    pub fn kind(&self) -> Kind {
+        self.label.as_ref().map_or(Kind::Request, |l| l.kind())
+    }
+
+    /// True for all but answers that came as records of their own.
+    pub fn is_request(&self) -> bool {
+        self.kind() == Kind::Request
+    }
+
     /// Bytes that it holds in memory, its own bookkeeping included.
     pub fn size(&self) -> usize {
         self.head.size()
@@ -143,6 +157,7 @@ impl Captured {
             + self.trailers.len()
             + size_of::<Exchange>()
             + self.answer.as_ref().map_or(0, |answer| answer.size())
+            + self.label.as_ref().map_or(0, |label| label.size())
     }
 }
 

@@ -22,7 +22,7 @@ use std::io::{self, BufRead};
 
 use memchr::memchr;
 
-pub use encode::{Encoded, Unwritable, encode};
+pub use encode::{Encoded, Unwritable, encode, header, id};
 pub use whole::is_whole;
 
 /// Ends a record: a line of three monkeys, with the LF of the line before it.
@@ -73,6 +73,8 @@ pub struct Record<'a> {
     pub timestamp_ns: u64,
     /// From the first byte to the last; of a replay, its round trip. Where it is known.
     pub latency_ns: Option<u64>,
+    /// Its header as it stands there, without the line end.
+    pub header: &'a [u8],
     /// An HTTP message as captured.
     pub payload: &'a [u8],
     /// Line of its header in the file, from 1.
@@ -157,12 +159,12 @@ impl<R: BufRead> Reader<R> {
         if let Some(length) = self.buffered()? {
             self.lent = length + SEPARATOR.len();
             let record = &self.input.fill_buf()?[..length];
-            return Ok(Some(parse(record, line).map_err(skipped)));
+            return Ok(Some(Record::parse(record, line).map_err(skipped)));
         }
         Ok(match self.fill()? {
             Filled::End => None,
             Filled::TooLarge => Some(Err(skipped(Flaw::TooLarge))),
-            Filled::Record => Some(parse(&self.record, line).map_err(skipped)),
+            Filled::Record => Some(Record::parse(&self.record, line).map_err(skipped)),
         })
     }
 
@@ -281,27 +283,68 @@ fn strip_begun_separator(record: &mut Vec<u8>) {
     }
 }
 
-fn parse(record: &[u8], line: u64) -> Result<Record<'_>, Flaw> {
-    let (header, payload) = match memchr(b'\n', record) {
-        Some(at) => (&record[..at], &record[at + 1..]),
-        None => (record, &record[record.len()..]),
-    };
-    let mut fields = header
-        .split(u8::is_ascii_whitespace)
-        .filter(|field| !field.is_empty());
-    let (Some(kind), Some(id), Some(timestamp)) = (fields.next(), fields.next(), fields.next())
-    else {
-        return Err(Flaw::FewFields);
-    };
-    Ok(Record {
-        kind: Kind::from_field(kind).ok_or(Flaw::UnknownKind)?,
-        id,
-        timestamp_ns: number(timestamp).ok_or(Flaw::BadTimestamp)?,
-        // -1 stands for an unknown one.
-        latency_ns: fields.next().and_then(number),
-        payload,
-        line,
-    })
+/// A record's header line, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// What the payload is.
+    pub kind: Kind,
+    /// The same for a request and its answers.
+    pub id: &'a [u8],
+    /// As in [`Record`].
+    pub timestamp_ns: u64,
+    /// As in [`Record`].
+    pub latency_ns: Option<u64>,
+}
+
+impl Header<'_> {
+    /// Reads a header, without its line end.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(line: &[u8]) -> Result<Header<'_>, Flaw> {
+        let mut fields = line
+            .split(u8::is_ascii_whitespace)
+            .filter(|field| !field.is_empty());
+        let (Some(kind), Some(id), Some(timestamp)) = (fields.next(), fields.next(), fields.next())
+        else {
+            return Err(Flaw::FewFields);
+        };
+        Ok(Header {
+            kind: Kind::from_field(kind).ok_or(Flaw::UnknownKind)?,
+            id,
+            timestamp_ns: number(timestamp).ok_or(Flaw::BadTimestamp)?,
+            // -1 stands for an unknown one.
+            latency_ns: fields.next().and_then(number),
+        })
+    }
+}
+
+impl Record<'_> {
+    /// Takes a record apart whose separator is taken off already; `line` is where it stands.
+    ///
+    /// # Errors
+    /// What is wrong with its header.
+    pub fn parse(record: &[u8], line: u64) -> Result<Record<'_>, Flaw> {
+        let (header, payload) = match memchr(b'\n', record) {
+            Some(at) => (&record[..at], &record[at + 1..]),
+            None => (record, &record[record.len()..]),
+        };
+        let Header {
+            kind,
+            id,
+            timestamp_ns,
+            latency_ns,
+        } = Header::parse(header)?;
+        Ok(Record {
+            kind,
+            id,
+            timestamp_ns,
+            latency_ns,
+            header,
+            payload,
+            line,
+        })
+    }
 }
 
 fn number(field: &[u8]) -> Option<u64> {

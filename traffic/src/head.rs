@@ -134,6 +134,23 @@ impl Head {
         })
     }
 
+    /// Stands for a message that is no HTTP request, or can't be told to be one: it has no method, no target and no headers,
+    /// so that it passes no filter, and all its bytes are body.
+    pub fn opaque() -> Head {
+        let nothing = Span { start: 0, end: 0 };
+        Head {
+            fields: Fields::new(Bytes::new(), Spans::default()),
+            method: nothing,
+            target: nothing,
+            minor: 1,
+        }
+    }
+
+    /// True for [`Head::opaque`], and for no other.
+    pub fn is_opaque(&self) -> bool {
+        self.raw().is_empty()
+    }
+
     /// The head's bytes as captured, the empty line included.
     pub fn raw(&self) -> &Bytes {
         self.fields.raw()

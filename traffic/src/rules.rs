@@ -214,6 +214,7 @@ mod tests {
             body: Body::default(),
             trailers: Bytes::new(),
             answer: None,
+            label: None,
         }
     }
 

@@ -206,6 +206,7 @@ impl Connection {
                         body: message.body,
                         trailers: message.trailers,
                         answer: None,
+                        label: None,
                     });
                 }
                 Event::Skipped { skip, persistent } => {

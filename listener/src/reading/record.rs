@@ -128,6 +128,7 @@ pub(super) fn captured(record: &Record<'_>, message: Message) -> Captured {
         body: message.body,
         trailers: message.trailers,
         answer: None,
+        label: None,
     }
 }
 

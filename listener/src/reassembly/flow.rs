@@ -467,6 +467,7 @@ fn captured(key: Key, client_first: bool, message: Message) -> Captured {
         body: message.body,
         trailers: message.trailers,
         answer: None,
+        label: None,
     }
 }
 

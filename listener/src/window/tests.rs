@@ -16,6 +16,7 @@ fn request(body: usize) -> Captured {
         body: vec![0; body].into(),
         trailers: Bytes::new(),
         answer: None,
+        label: None,
     }
 }
 

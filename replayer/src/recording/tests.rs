@@ -54,6 +54,7 @@ fn exchange(sequence: u64, body: &[u8]) -> Arc<Exchange> {
             body: Body::from(body.to_vec()),
             trailers: Bytes::new(),
             answer: None,
+            label: None,
         },
     })
 }

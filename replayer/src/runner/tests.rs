@@ -47,6 +47,7 @@ fn job(number: u64, client: u16) -> Job<u64> {
             body: Body::default(),
             trailers: Bytes::new(),
             answer: None,
+            label: None,
         },
     };
     Job {

@@ -31,6 +31,7 @@ fn parcel(method: &str, sequence: u64, resent: bool) -> Parcel {
             body: Body::default(),
             trailers: Bytes::new(),
             answer: None,
+            label: None,
         },
     };
     Parcel {

@@ -208,6 +208,7 @@ pub(crate) fn captured(raw: &[u8]) -> Exchange {
             body: body.into(),
             trailers,
             answer: None,
+            label: None,
         },
     }
 }

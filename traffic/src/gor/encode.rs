@@ -3,7 +3,8 @@
 //! What enters: an exchange. What leaves: a record with its request, and one with production's answer where there is one,
 //! as parts that borrow from the exchange. What may be lost: an exchange that this format can't hold; it is refused.
 //!
-//! A payload is the message as captured. Chunked bodies were taken apart at the capture, so they are chunked anew, as one
+//! What came as a record leaves as the same record, but for changes of its head. Of all else the payload is the message as
+//! captured. Chunked bodies were taken apart at the capture, so they are chunked anew, as one
 //! chunk with the trailers. An answer of which not all was kept stays visibly cut off: its `Content-Length`, or the size of
 //! its chunk, says more than follows.
 //!
@@ -11,6 +12,7 @@
 //! back as two records, the second of which is whatever the client wanted it to be. So it is refused; changing the
 //! payload, or its length, would be worse.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use memchr::memmem;
@@ -19,6 +21,8 @@ use super::{Kind, SEPARATOR};
 use crate::body::Body;
 use crate::exchange::Exchange;
 use crate::framing::{self, Framing, FramingError};
+use crate::head::Head;
+use crate::label::Label;
 use crate::session::SessionKey;
 
 /// Why an exchange can't be written.
@@ -45,12 +49,12 @@ pub struct Encoded<'a> {
     /// What its payload is.
     pub kind: Kind,
     /// The same for the request and its answer.
-    pub id: [u8; 24],
-    header: String,
+    pub id: Cow<'a, [u8]>,
+    header: Cow<'a, [u8]>,
     head: &'a [u8],
-    /// The size line of a chunked body's only chunk.
+    /// What stands between head and body: the size line of a chunked body's only chunk.
     size_line: String,
-    body: &'a Body,
+    body: Cow<'a, Body>,
     /// What ends a chunked body.
     tail: Vec<u8>,
 }
@@ -58,64 +62,120 @@ pub struct Encoded<'a> {
 impl fmt::Debug for Encoded<'_> {
     /// Without what production's clients sent.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} and {} bytes", self.header.trim_end(), self.size())
+        let header = self.header.escape_ascii();
+        write!(f, "{header} and {} bytes", self.size())
     }
 }
 
-/// The records of an exchange: its request, and production's answer where it was captured.
+/// The records of an exchange whose head is to be this, which is its own, or what a target's document makes of it: its
+/// request, and production's answer where it was captured.
 ///
 /// # Errors
 /// When the exchange, its request or its answer, is one that the format can't hold.
-pub fn encode(exchange: &Exchange) -> Result<(Encoded<'_>, Option<Encoded<'_>>), Unwritable> {
-    let request = &exchange.request;
-    let id = id_of(exchange);
-    let framing = framing::of_request(&request.head)?;
-    let held = request.body.len();
-    let (size_line, tail) = match framing {
-        Framing::Chunked => chunked(held as u64, Some(&request.trailers)),
-        Framing::Length(announced) if announced == held as u64 => (String::new(), Vec::new()),
-        Framing::Length(announced) => return Err(Unwritable::BodyLength { announced, held }),
-        Framing::UntilClose => return Err(Unwritable::Framing(FramingError::BadLength)),
+pub fn encode<'a>(
+    exchange: &'a Exchange,
+    head: &'a Head,
+) -> Result<(Encoded<'a>, Option<Encoded<'a>>), Unwritable> {
+    let first = match exchange.request.label.as_deref() {
+        Some(label) => labelled(exchange, label, head)?,
+        None => request(exchange, head)?,
     };
-    let first = Encoded {
-        kind: Kind::Request,
-        id,
-        header: header(Kind::Request, &id, request.captured_ns, None),
-        head: request.head.raw(),
-        size_line,
-        body: &request.body,
-        tail,
-    };
-    let second = request.answer.as_deref().map(|answer| {
-        let head = &answer.head;
-        let minor = head.minor_version();
-        let method = request.head.method();
-        // Where its length is unclear, nothing is added to what was captured.
-        let framing = framing::of_response(method, head.status(), minor, head.headers());
-        let (size_line, tail) = match framing {
-            Ok(Framing::Chunked) => {
-                let end = answer.is_whole().then_some(&[][..]);
-                chunked(answer.body_len, end)
-            }
-            _ => (String::new(), Vec::new()),
-        };
-        let latency = answer.last_byte_ns.saturating_sub(answer.first_byte_ns);
-        Encoded {
-            kind: Kind::Answer,
-            id,
-            header: header(Kind::Answer, &id, answer.first_byte_ns, Some(latency)),
-            head: head.raw(),
-            size_line,
-            body: &answer.body,
-            tail,
-        }
-    });
+    let second = answer(exchange, &first.id);
     for record in [Some(&first), second.as_ref()].into_iter().flatten() {
         if record.contains_separator() {
             return Err(Unwritable::Separator);
         }
     }
     Ok((first, second))
+}
+
+/// What came as a record.
+fn labelled<'a>(
+    exchange: &'a Exchange,
+    label: &'a Label,
+    head: &'a Head,
+) -> Result<Encoded<'a>, Unwritable> {
+    let captured = &exchange.request;
+    let (head, body) = match label.verbatim() {
+        Some(verbatim) if head.raw() == captured.head.raw() => {
+            (&[][..], Cow::Borrowed(&verbatim.payload))
+        }
+        Some(verbatim) => {
+            let behind = verbatim.payload.behind(verbatim.head_end);
+            (&head.raw()[..], Cow::Owned(behind))
+        }
+        None if captured.head.is_opaque() => (&[][..], Cow::Borrowed(&captured.body)),
+        None => {
+            let plain = request(exchange, head)?;
+            return Ok(Encoded {
+                kind: label.kind(),
+                id: Cow::Borrowed(label.id()),
+                header: Cow::Borrowed(label.line()),
+                ..plain
+            });
+        }
+    };
+    Ok(Encoded {
+        kind: label.kind(),
+        id: Cow::Borrowed(label.id()),
+        header: Cow::Borrowed(label.line()),
+        head,
+        size_line: String::new(),
+        body,
+        tail: Vec::new(),
+    })
+}
+
+fn request<'a>(exchange: &'a Exchange, head: &'a Head) -> Result<Encoded<'a>, Unwritable> {
+    let request = &exchange.request;
+    let id = id_of(exchange);
+    let held = request.body.len();
+    let framing = match head.is_opaque() {
+        true => Framing::Length(held as u64),
+        false => framing::of_request(head)?,
+    };
+    let (size_line, tail) = match framing {
+        Framing::Chunked => chunked(held as u64, Some(&request.trailers)),
+        Framing::Length(announced) if announced == held as u64 => (String::new(), Vec::new()),
+        Framing::Length(announced) => return Err(Unwritable::BodyLength { announced, held }),
+        Framing::UntilClose => return Err(Unwritable::Framing(FramingError::BadLength)),
+    };
+    Ok(Encoded {
+        kind: Kind::Request,
+        header: header(Kind::Request, &id, request.captured_ns, None).into(),
+        id: id.to_vec().into(),
+        head: head.raw(),
+        size_line,
+        body: Cow::Borrowed(&request.body),
+        tail,
+    })
+}
+
+fn answer<'a>(exchange: &'a Exchange, id: &Cow<'a, [u8]>) -> Option<Encoded<'a>> {
+    let request = &exchange.request;
+    let answer = request.answer.as_deref()?;
+    let head = &answer.head;
+    let minor = head.minor_version();
+    let method = request.head.method();
+    // Where its length is unclear, nothing is added to what was captured.
+    let framing = framing::of_response(method, head.status(), minor, head.headers());
+    let (size_line, tail) = match framing {
+        Ok(Framing::Chunked) => {
+            let end = answer.is_whole().then_some(&[][..]);
+            chunked(answer.body_len, end)
+        }
+        _ => (String::new(), Vec::new()),
+    };
+    let latency = answer.last_byte_ns.saturating_sub(answer.first_byte_ns);
+    Some(Encoded {
+        kind: Kind::Answer,
+        header: header(Kind::Answer, id, answer.first_byte_ns, Some(latency)).into(),
+        id: id.clone(),
+        head: head.raw(),
+        size_line,
+        body: Cow::Borrowed(&answer.body),
+        tail,
+    })
 }
 
 impl Encoded<'_> {
@@ -126,8 +186,15 @@ impl Encoded<'_> {
 
     /// Its bytes, in order, from its header to its separator.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let header = [self.header.as_bytes()];
-        header.into_iter().chain(self.payload()).chain([SEPARATOR])
+        [self.header(), b"\n"]
+            .into_iter()
+            .chain(self.payload())
+            .chain([SEPARATOR])
+    }
+
+    /// Its first line, without the line end.
+    pub fn header(&self) -> &[u8] {
+        &self.header
     }
 
     /// Looks at everything but the header's line and the last byte: a separator may begin in the end of the header's line,
@@ -151,7 +218,8 @@ impl Encoded<'_> {
         false
     }
 
-    fn payload(&self) -> impl Iterator<Item = &[u8]> {
+    /// The bytes of the message.
+    pub fn payload(&self) -> impl Iterator<Item = &[u8]> {
         let body = self.body.chunks().iter().map(|chunk| &chunk[..]);
         let before = [self.head, self.size_line.as_bytes()];
         before.into_iter().chain(body).chain([&self.tail[..]])
@@ -171,12 +239,18 @@ fn chunked(len: u64, trailers: Option<&[u8]>) -> (String, Vec<u8>) {
     (size_line, tail.unwrap_or_default())
 }
 
-fn header(kind: Kind, id: &[u8; 24], timestamp_ns: u64, latency_ns: Option<u64>) -> String {
-    let kind = char::from(kind.digit());
-    let id = std::str::from_utf8(id).unwrap_or_default();
-    match latency_ns {
-        Some(latency) => format!("{kind} {id} {timestamp_ns} {latency}\n"),
-        None => format!("{kind} {id} {timestamp_ns} -1\n"),
+/// A record's first line, without the line end.
+pub fn header(kind: Kind, id: &[u8], timestamp_ns: u64, latency_ns: Option<u64>) -> Vec<u8> {
+    let latency = latency_ns.map_or_else(|| "-1".to_owned(), |latency| latency.to_string());
+    let rest = format!(" {timestamp_ns} {latency}");
+    [&[kind.digit(), b' '], id, rest.as_bytes()].concat()
+}
+
+/// What an exchange is called in records: as it came, or 24 hexadecimal digits of our own.
+pub fn id(exchange: &Exchange) -> Cow<'_, [u8]> {
+    match &exchange.request.label {
+        Some(label) => Cow::Borrowed(label.id()),
+        None => Cow::Owned(id_of(exchange).to_vec()),
     }
 }
 

@@ -6,14 +6,14 @@
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::{Kind, parse};
+use super::{Kind, Record};
 use crate::answer::AnswerHead;
 use crate::framing::{self, ChunkedDecoder, Framing};
 use crate::head::Head;
 
 /// True for a record with all of its HTTP message and nothing behind it.
 pub fn is_whole(record: &[u8]) -> bool {
-    let Ok(record) = parse(record, 1) else {
+    let Ok(record) = Record::parse(record, 1) else {
         return false;
     };
     let Some(end) = memmem::find(record.payload, b"\r\n\r\n") else {
