@@ -8,6 +8,8 @@
 
 mod accept;
 mod custody;
+mod followed;
+mod limit;
 mod route;
 
 mod link;

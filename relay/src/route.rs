@@ -5,48 +5,69 @@
 //! target's rate limit refuses (`rate_limited`).
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reprise_node::membership::Targets;
 use reprise_proto::Parcel;
-use reprise_traffic::{Closed, Decision, Disposition, DropReason, Target, TargetName};
+use reprise_traffic::{Closed, Decision, Disposition, DropReason, Target, TargetName, gor};
 use tokio::sync::watch;
 
 use crate::custody::{Custody, Job};
+use crate::followed::Followed;
+use crate::limit::Limit;
 use crate::pools::Pools;
 
 /// The targets as they are routed by now.
 #[derive(Debug, Default)]
 struct Routes {
     targets: Vec<Arc<Target>>,
-    limits: BTreeMap<TargetName, (NonZeroU32, Arc<DefaultDirectRateLimiter>)>,
+    limits: BTreeMap<TargetName, Arc<Limit>>,
+    followed: BTreeMap<TargetName, Arc<Followed>>,
 }
 
 impl Routes {
-    /// A limiter goes on as it was unless its rate was changed.
+    /// A limit goes on as it was unless its rate was changed.
     fn new(targets: &Targets, before: &Routes) -> Routes {
         let limits = targets.values().filter_map(|target| {
             let rate = target.document.rate_limit?.0;
-            let limiter = match before.limits.get(&target.name) {
-                Some((same, limiter)) if *same == rate => limiter.clone(),
-                _ => Arc::new(RateLimiter::direct(Quota::per_second(rate))),
-            };
-            Some((target.name.clone(), (rate, limiter)))
+            let known = before.limits.get(&target.name);
+            let limit = known.filter(|limit| limit.most() == rate).cloned();
+            let limit = limit.unwrap_or_else(|| Arc::new(Limit::new(rate)));
+            Some((target.name.clone(), limit))
+        });
+        let followed = targets
+            .values()
+            .filter(|target| target.rules.are_followed());
+        let followed = followed.map(|target| {
+            let known = before.followed.get(&target.name).cloned();
+            (target.name.clone(), known.unwrap_or_default())
         });
         Routes {
             limits: limits.collect(),
+            followed: followed.collect(),
             targets: targets.values().cloned().collect(),
         }
     }
 
-    fn over_limit(&self, target: &TargetName) -> bool {
+    fn over_limit(&self, target: &TargetName, now: Instant) -> bool {
         self.limits
             .get(target)
-            .is_some_and(|(_, limiter)| limiter.check().is_err())
+            .is_some_and(|limit| !limit.passes(now))
+    }
+
+    /// A target takes a request: so it does its answers.
+    fn taken(&self, job: &Job) {
+        if let Some(followed) = self.followed.get(&job.target().name) {
+            followed.taken(&gor::id(&job.exchange));
+        }
+    }
+
+    /// Whether a target took the request of an answer.
+    fn took_request_of(&self, job: &Job) -> bool {
+        let followed = self.followed.get(&job.target().name);
+        followed.is_some_and(|followed| followed.is_taken(&gor::id(&job.exchange)))
     }
 }
 
@@ -84,17 +105,23 @@ impl Router {
         let mut ended = Vec::new();
         for mut job in jobs {
             let resent = job.resent.is_some();
-            match job.target().rules.decide(&job.exchange.request) {
+            match job.target().rules.decide(&job.exchange) {
                 Decision::Filtered => ended.push((job, Disposition::Filtered)),
                 Decision::SampledOut => ended.push((job, Disposition::SampledOut)),
                 // A copy of one that was let through before must not end otherwise than the first.
-                Decision::Take(_) if !resent && routes.over_limit(&job.target().name) => {
+                Decision::Take(_) if !resent && routes.over_limit(&job.target().name, now) => {
                     ended.push((job, Disposition::Dropped(DropReason::RateLimited)));
                 }
                 Decision::Take(session) => {
+                    routes.taken(&job);
                     job.session = session;
                     wanted.push(job);
                 }
+                Decision::Follow(session) if routes.took_request_of(&job) => {
+                    job.session = session;
+                    wanted.push(job);
+                }
+                Decision::Follow(_) => ended.push((job, Disposition::Filtered)),
             }
         }
         Job::settle_all(ended);

@@ -34,6 +34,7 @@ mod rewrite;
 mod tls;
 
 mod recording;
+mod sink;
 
 mod outbox;
 

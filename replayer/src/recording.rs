@@ -14,17 +14,17 @@ mod writer;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use reprise_traffic::recording::Recording;
 use reprise_traffic::target::Destination;
-use reprise_traffic::{Disposition, DropReason, Exchange, Target, TargetName};
+use reprise_traffic::{Target, TargetDocument, TargetName};
 
 pub use file::OpenError;
 
 use crate::sessions::Room;
+use crate::sink::{Entry, Queue};
 use name::Names;
 use writer::Writer;
 
@@ -38,53 +38,18 @@ pub struct RecordingError {
     pub source: OpenError,
 }
 
-/// Called once, with how an exchange ended.
-pub(crate) type End = Box<dyn FnOnce(Arc<Exchange>, Disposition) + Send>;
-
-/// An exchange to be recorded.
-struct Entry {
-    exchange: Arc<Exchange>,
-    end: End,
-}
-
 /// One target's files.
 pub(crate) struct Recorder {
     recording: Recording,
+    document: TargetDocument,
     /// Its thread ends with this.
-    queue: mpsc::Sender<Entry>,
-    shared: Arc<Shared>,
+    inbox: mpsc::Sender<Entry>,
+    queue: Arc<Queue>,
 }
 
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "recorder of {:?}", self.recording.name)
-    }
-}
-
-/// What the thread and those who give it work share.
-struct Shared {
-    used: Mutex<Room>,
-    over: AtomicBool,
-}
-
-impl Shared {
-    fn used(&self) -> MutexGuard<'_, Room> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn settle(&self, entry: Entry, disposition: Disposition) {
-        let size = entry.exchange.request.size();
-        // Before it ends: whoever waits for the end may send the next at once.
-        let mut used = self.used();
-        used.bytes -= size;
-        used.jobs -= 1;
-        drop(used);
-        (entry.end)(entry.exchange, disposition);
-    }
-
-    /// Nothing will be recorded any more.
-    fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -94,25 +59,22 @@ impl Recorder {
     /// # Errors
     /// When its directory isn't there or may not be written into, or no thread can be had.
     pub(crate) fn start(
-        target: &TargetName,
+        target: &Target,
         recording: &Recording,
     ) -> Result<Recorder, RecordingError> {
         let failed = |source| RecordingError {
-            target: target.clone(),
+            target: target.name.clone(),
             source,
         };
         let names = Names::new(recording.name.clone());
         file::check_directory(names.directory()).map_err(failed)?;
-        let shared = Arc::new(Shared {
-            used: Mutex::new(Room { bytes: 0, jobs: 0 }),
-            over: AtomicBool::new(false),
-        });
-        let (queue, inbox) = mpsc::channel();
+        let queue = Queue::new();
+        let (sender, inbox) = mpsc::channel();
         let no_thread = |source: io::Error| OpenError::Io {
             path: recording.name.as_str().into(),
             source,
         };
-        let writer = Writer::new(target.clone(), recording.clone(), names, shared.clone())
+        let writer = Writer::new(target, recording.clone(), names, queue.clone())
             .map_err(|e| failed(no_thread(e)))?;
         thread::Builder::new()
             .name("recording".to_owned())
@@ -120,36 +82,33 @@ impl Recorder {
             .map_err(|e| failed(no_thread(e)))?;
         Ok(Recorder {
             recording: recording.clone(),
+            document: target.document.clone(),
+            inbox: sender,
             queue,
-            shared,
         })
     }
 
     /// True where it does what a newer document asks for.
-    pub(crate) fn serves(&self, recording: &Recording) -> bool {
-        self.recording == *recording && !self.shared.over.load(Ordering::Relaxed)
+    pub(crate) fn serves(&self, newer: &Target) -> bool {
+        let Destination::Recording(recording) = &newer.destination else {
+            return false;
+        };
+        self.recording == *recording
+            && self.document.changes_as(&newer.document)
+            && !self.queue.is_closed()
     }
 
-    /// Takes an exchange where there is room for it; one is always taken, whatever its size.
-    pub(crate) fn record(&self, exchange: Arc<Exchange>, most: Room, end: End) {
-        let size = exchange.request.size();
-        {
-            let mut used = self.shared.used();
-            let full = used.bytes + size > most.bytes || used.jobs >= most.jobs;
-            if full && used.jobs > 0 {
-                drop(used);
-                return end(exchange, Disposition::Dropped(DropReason::ReplayerFull));
-            }
-            used.bytes += size;
-            used.jobs += 1;
+    /// Takes an exchange where there is room for it.
+    pub(crate) fn take(&self, entry: Entry, most: Room) {
+        if let Some(entry) = self.queue.admit(entry, most) {
+            // The thread ends with this sender, and a panic of it ends the process.
+            let _ = self.inbox.send(entry);
         }
-        // The thread ends with this sender, and a panic of it ends the process.
-        let _ = self.queue.send(Entry { exchange, end });
     }
 
     /// Exchanges that have not ended.
     pub(crate) fn load(&self) -> usize {
-        self.shared.used().jobs
+        self.queue.load()
     }
 }
 

@@ -1,5 +1,5 @@
 //! Sends one target's jobs: each when it is due, each session in order, as many sessions at a time as the target allows.
-//! Those of a recording are recorded, and those of a target that does nothing end at once; there sessions don't wait for
+//! Those of a sink are written as they come, and those of a target that does nothing end at once; there sessions don't wait for
 //! answers.
 //!
 //! What enters: jobs, and ends of production's connections. What leaves: requests, and how each ended; the connection of a
@@ -21,10 +21,10 @@ use tokio::sync::oneshot;
 use crate::fidelity::Fidelity;
 use crate::measuring::Measures;
 use crate::metrics::{BreakerMeter, Latency, Meters, TargetAnswers};
-use crate::recording::Recorder;
 use crate::schedule::Schedule;
 use crate::sender::Sender;
 use crate::sessions::{Next, Placed, Room, Sessions};
+use crate::sink::Sink;
 
 /// An exchange to be sent to the target.
 #[derive(Debug)]
@@ -192,8 +192,8 @@ impl<T: Send + Sync + 'static> Runner<T> {
         self.answers.count(job.exchange.request.answer.as_deref());
         if !job.is_scheduled {
             let current = self.current();
-            if let Sender::Recorder(recorder) = &*current.sender {
-                return self.record(recorder, job, end);
+            if let Sender::Sink(sink) = &*current.sender {
+                return self.write(sink, job, end);
             }
         }
         if !self.sessions().reserve(job.exchange.request.size()) {
@@ -224,9 +224,9 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let request = &job.exchange.request;
         match &*current.sender {
             Sender::Server(_) | Sender::Broken => self.fidelity.due(),
-            Sender::Recorder(recorder) => {
+            Sender::Sink(sink) => {
                 self.sessions().release(request.size());
-                return self.record(recorder, job, end);
+                return self.write(sink, job, end);
             }
             Sender::Nowhere => {
                 self.sessions().release(request.size());
@@ -286,8 +286,8 @@ impl<T: Send + Sync + 'static> Runner<T> {
         }
     }
 
-    /// Has a job recorded.
-    fn record(&self, recorder: &Recorder, job: Job<T>, end: impl Fn(Ended<T>) + Send + 'static) {
+    /// Has a sink write a job.
+    fn write(&self, sink: &Sink, job: Job<T>, end: impl Fn(Ended<T>) + Send + 'static) {
         let measures = self.measures.clone();
         let (since, begun, ticket) = (job.since, Instant::now(), job.ticket);
         let end = move |exchange, disposition| {
@@ -298,7 +298,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
                 ticket,
             });
         };
-        recorder.record(job.exchange, self.room, Box::new(end));
+        sink.take(job.exchange, self.room, Box::new(end));
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions<Job<T>>> {
@@ -335,9 +335,9 @@ impl<T: Send + Sync + 'static> Runner<T> {
             Sender::Server(server) => server,
             Sender::Broken => return Disposition::Failed(Fault::Ours),
             // These were no web servers when the job came.
-            Sender::Recorder(recorder) => {
+            Sender::Sink(sink) => {
                 let begun = Instant::now();
-                let disposition = record(recorder, job, self.room).await;
+                let disposition = write(sink, job, self.room).await;
                 self.measures.recorded(job.since, begun, disposition);
                 return disposition;
             }
@@ -388,12 +388,12 @@ impl<T: Send + Sync + 'static> Runner<T> {
 
     /// Sessions with a job under way, and jobs that wait behind them or are not due yet.
     pub(crate) fn load(&self) -> (usize, usize) {
-        let to_record = match &*self.current().sender {
-            Sender::Recorder(recorder) => recorder.load(),
+        let in_sink = match &*self.current().sender {
+            Sender::Sink(sink) => sink.load(),
             Sender::Server(_) | Sender::Nowhere | Sender::Broken => 0,
         };
         let (under_way, waiting) = self.sessions().load();
-        (under_way, waiting + to_record)
+        (under_way, waiting + in_sink)
     }
 }
 
@@ -403,13 +403,13 @@ const NOTHING_DONE: Disposition = Disposition::Replayed(TAKEN);
 /// How all ends at one that is left alone.
 const SHUT: Disposition = Disposition::Dropped(DropReason::BreakerOpen);
 
-async fn record<T>(recorder: &Recorder, job: &Job<T>, room: Room) -> Disposition {
+async fn write<T>(sink: &Sink, job: &Job<T>, room: Room) -> Disposition {
     let (ended, end) = oneshot::channel();
     let ended = move |_, disposition| {
         // Whoever waits for it is only dropped with the runtime.
         let _ = ended.send(disposition);
     };
-    recorder.record(job.exchange.clone(), room, Box::new(ended));
+    sink.take(job.exchange.clone(), room, Box::new(ended));
     end.await.unwrap_or(Disposition::Failed(Fault::Ours))
 }
 

@@ -1,4 +1,4 @@
-//! Who takes a target's requests: a client, a recorder, or nobody.
+//! Who takes a target's requests: a client, a sink, or nobody.
 //!
 //! What enters: a target's document. What leaves: what serves it. What may be lost: all of a target of whose document
 //! nothing can be made here; its exchanges fail.
@@ -11,14 +11,14 @@ use tracing::warn;
 use crate::client::TargetClient;
 use crate::gate::Gate;
 use crate::metrics::BreakerMeter;
-use crate::recording::Recorder;
+use crate::sink::Sink;
 
 /// Takes a target's requests.
 pub(crate) enum Sender {
     /// Sends them to a web server.
     Server(Box<Server>),
-    /// Writes them into files.
-    Recorder(Recorder),
+    /// Writes them as they come.
+    Sink(Sink),
     /// The target does nothing.
     Nowhere,
     /// None can be made of the document.
@@ -39,10 +39,10 @@ impl Sender {
             Destination::Server(endpoint) => {
                 server(target, endpoint, breaker).map(|server| Sender::Server(Box::new(server)))
             }
-            Destination::Recording(recording) => Recorder::start(&target.name, recording)
-                .map(Sender::Recorder)
-                .map_err(|error| error.to_string()),
             Destination::Nowhere => Ok(Sender::Nowhere),
+            Destination::Recording(_) | Destination::Stream(_) | Destination::Stdout => {
+                Sink::of(target).map(Sender::Sink)
+            }
         };
         made.unwrap_or_else(|error| {
             warn!("{error}; its exchanges fail");
@@ -53,10 +53,8 @@ impl Sender {
     /// True where it need not be made anew for a newer version of the document: nothing has changed, or nothing that a
     /// row of files depends on. One that has stopped is tried again.
     pub(crate) fn serves(&self, newer: &Target, has_changed: bool) -> bool {
-        match (self, &newer.destination) {
-            (Sender::Recorder(recorder), Destination::Recording(recording)) => {
-                recorder.serves(recording)
-            }
+        match self {
+            Sender::Sink(sink) => sink.serves(newer),
             _ => !has_changed,
         }
     }

@@ -111,11 +111,11 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Compiles a document's changes; `base` is the path of its URL, without a slash at its end.
+    /// Compiles a document's changes; `base` is the path of its URL, without a slash at its end, where that is a web server.
     ///
     /// # Errors
     /// One line: the key and what is wrong with its value.
-    pub fn compile(document: &TargetDocument, base: &str) -> Result<Changes, String> {
+    pub fn compile(document: &TargetDocument, base: Option<&str>) -> Result<Changes, String> {
         for name in &document.remove_headers {
             check_name("remove_headers", name)?;
             if name.eq_ignore_ascii_case("host") {
@@ -160,9 +160,9 @@ impl Changes {
         }
         let mut rewrite = Vec::new();
         for change in &document.rewrite_headers {
-            rewrite.push(compile_header(change, document)?);
+            rewrite.push(compile_header(change, document, base.is_some())?);
         }
-        let base = base.to_owned();
+        let base = base.unwrap_or_default().to_owned();
         Ok(Changes {
             remove: document.remove_headers.clone(),
             set,
@@ -173,6 +173,23 @@ impl Changes {
             },
             rewrite,
         })
+    }
+
+    /// Those alone that come before filters where filters see them: set headers and parameters. `None` where there are none.
+    ///
+    /// # Errors
+    /// As [`Changes::compile`].
+    pub fn early(document: &TargetDocument) -> Result<Option<Changes>, String> {
+        let all = Changes::compile(document, None)?;
+        let early = Changes {
+            set: all.set,
+            url: UrlChanges {
+                params: all.url.params,
+                ..UrlChanges::default()
+            },
+            ..Changes::default()
+        };
+        Ok((!early.is_empty()).then_some(early))
     }
 
     /// The same, with `Authorization` set to a value that no document holds.
@@ -202,7 +219,7 @@ impl Changes {
     /// # Errors
     /// When the changes make something of it that must not be sent.
     pub fn apply<'h>(&self, captured: &'h Head) -> Result<Cow<'h, Head>, ChangeError> {
-        if self.is_empty() {
+        if self.is_empty() || captured.is_opaque() {
             return Ok(Cow::Borrowed(captured));
         }
         let raw = self.head(captured)?;
@@ -277,6 +294,7 @@ impl Changes {
 fn compile_header(
     change: &HeaderRewrite,
     document: &TargetDocument,
+    to_server: bool,
 ) -> Result<(String, Substitution), String> {
     const KEY: &str = "rewrite_headers";
     let HeaderRewrite {
@@ -285,7 +303,8 @@ fn compile_header(
         replace,
     } = change;
     check_name(KEY, name)?;
-    let keeps_host = document.original_host
+    let keeps_host = !to_server
+        || document.original_host
         || document
             .set_headers
             .keys()

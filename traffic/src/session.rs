@@ -28,12 +28,14 @@ pub enum SessionKey {
     Cookie(String),
     /// The value of a query parameter, as on the wire.
     Query(String),
+    /// Nothing is kept together: each exchange is a session of its own.
+    Exchange,
 }
 
 /// What a session key may look like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown session key {0:?}: use connection, client, header:NAME, cookie:NAME or query:NAME"
+    "unknown session key {0:?}: use connection, client, header:NAME, cookie:NAME, query:NAME or exchange"
 )]
 pub struct UnknownSessionKey(String);
 
@@ -45,6 +47,7 @@ impl FromStr for SessionKey {
         match text.split_once(':') {
             None if text == "connection" => Ok(SessionKey::Connection),
             None if text == "client" => Ok(SessionKey::Client),
+            None if text == "exchange" => Ok(SessionKey::Exchange),
             Some((_, "")) => Err(unknown()),
             Some(("header", name)) => Ok(SessionKey::Header(name.to_owned())),
             Some(("cookie", name)) => Ok(SessionKey::Cookie(name.to_owned())),
@@ -76,6 +79,7 @@ impl fmt::Display for SessionKey {
             SessionKey::Header(name) => write!(f, "header:{name}"),
             SessionKey::Cookie(name) => write!(f, "cookie:{name}"),
             SessionKey::Query(name) => write!(f, "query:{name}"),
+            SessionKey::Exchange => f.write_str("exchange"),
         }
     }
 }
@@ -90,6 +94,7 @@ impl SessionKey {
         let named = match self {
             SessionKey::Connection => None,
             SessionKey::Client => return client_hash(request.client),
+            SessionKey::Exchange => return exchange_hash(request),
             SessionKey::Header(name) => request.head.header(name),
             SessionKey::Cookie(name) => cookies(&request.head, name).next(),
             SessionKey::Query(name) => query_parameters(&request.head, name).next(),
@@ -103,7 +108,7 @@ impl SessionKey {
     /// The hash of the session that a connection is, where its requests can be keyed by it.
     pub fn hash_of_connection(&self, closed: &Closed) -> Option<u64> {
         match self {
-            SessionKey::Client => None,
+            SessionKey::Client | SessionKey::Exchange => None,
             SessionKey::Connection
             | SessionKey::Header(_)
             | SessionKey::Cookie(_)
@@ -118,10 +123,21 @@ impl SessionKey {
         let end =
             |value: &[u8]| value.as_ptr() as usize + value.len() - head.raw().as_ptr() as usize;
         match self {
-            SessionKey::Connection | SessionKey::Client => Vec::new(),
+            SessionKey::Connection | SessionKey::Client | SessionKey::Exchange => Vec::new(),
             SessionKey::Header(name) => values(head, name).map(end).collect(),
             SessionKey::Cookie(name) => cookies(head, name).map(end).collect(),
             SessionKey::Query(name) => query_parameters(head, name).map(end).collect(),
+        }
+    }
+}
+
+/// Of what came as a record by its id, so that an answer has its request's.
+fn exchange_hash(request: &Captured) -> u64 {
+    match &request.label {
+        Some(label) => xxh3_64_with_seed(label.id(), SEED_NAMED),
+        None => {
+            let connection = connection_hash(request.client, request.server);
+            xxh3_64_with_seed(&request.captured_ns.to_le_bytes(), connection)
         }
     }
 }
@@ -162,7 +178,7 @@ fn cookies<'a>(head: &'a Head, name: &str) -> impl Iterator<Item = &'a [u8]> {
         })
 }
 
-fn query_parameters<'a>(head: &'a Head, name: &str) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn query_parameters<'a>(head: &'a Head, name: &str) -> impl Iterator<Item = &'a [u8]> {
     let target = head.path_and_query();
     let query = memchr::memchr(b'?', target).map_or(&target[..0], |at| &target[at + 1..]);
     query

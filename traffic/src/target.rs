@@ -8,6 +8,7 @@ mod destination;
 mod document;
 mod endpoint;
 mod file;
+mod stream;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -23,6 +24,7 @@ pub use destination::Destination;
 pub use document::{Connections, RateLimit, Split, TargetDocument};
 pub use endpoint::Endpoint;
 pub use file::TargetsFile;
+pub use stream::{Stream, StreamKind, StreamSettings};
 
 /// `TEAM/NAME`, each of letters, digits, `.`, `_` and `-`.
 #[derive(Debug, Clone, Eq, PartialOrd, Ord, Serialize)]
@@ -86,7 +88,6 @@ pub struct TargetError {
     pub reason: String,
 }
 
-
 /// A checked document: ready to route by and to send to.
 #[derive(Debug)]
 pub struct Target {
@@ -119,13 +120,13 @@ impl Target {
             reason,
         };
         let destination = Destination::of(&document).map_err(refuse)?;
-        let rules = Rules::compile(&document).map_err(refuse)?;
-        let (base, is_tls) = match &destination {
-            Destination::Server(endpoint) => (endpoint.base.as_str(), endpoint.tls),
-            Destination::Recording(_) | Destination::Nowhere => ("", false),
+        let rules = Rules::compile(&document, destination.takes()).map_err(refuse)?;
+        let base = match &destination {
+            Destination::Server(endpoint) => Some(endpoint.base.as_str()),
+            _ => None,
         };
         let changes = Changes::compile(&document, base).map_err(refuse)?;
-        document.check(is_tls).map_err(refuse)?;
+        document.check(destination.is_tls()).map_err(refuse)?;
         Ok(Target {
             name,
             revision,
@@ -141,14 +142,14 @@ impl Target {
         let own = self.document.connections == Connections::PerSession;
         let key = own.then_some(&self.document.session_key)?;
         let session = key.hash_of_connection(closed)?;
-        self.document.share.takes(session).then_some(session)
+        self.rules.may_take_session(session).then_some(session)
     }
 
     /// The web server that it is, where it is one.
     pub fn endpoint(&self) -> Option<&Endpoint> {
         match &self.destination {
             Destination::Server(endpoint) => Some(endpoint),
-            Destination::Recording(_) | Destination::Nowhere => None,
+            _ => None,
         }
     }
 }
@@ -266,9 +267,11 @@ mod tests {
         let refused = refused.to_string();
         let keys: Vec<&str> = refused.split('`').skip(3).step_by(2).collect();
         assert!(keys.contains(&"url") && keys.len() > 20, "{keys:?}");
-        assert!(text.contains("\n    recording:\n"));
-        // A recording shows that one.
-        for key in keys.into_iter().filter(|key| *key != "recording") {
+        let elsewhere = ["recording", "stream"];
+        for key in elsewhere {
+            assert!(text.contains(&format!("\n    {key}:")), "{key}");
+        }
+        for key in keys.into_iter().filter(|key| !elsewhere.contains(key)) {
             assert!(full.get(key).is_some(), "{key}");
         }
         for (key, value) in full.as_object().unwrap() {

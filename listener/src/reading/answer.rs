@@ -118,6 +118,7 @@ mod tests {
             id,
             timestamp_ns: 7,
             latency_ns: Some(3),
+            header: b"",
             payload,
             line: 1,
         }

@@ -126,6 +126,7 @@ mod tests {
             id: id.as_bytes(),
             timestamp_ns: at_ns,
             latency_ns: None,
+            header: b"",
             payload: payload.as_bytes(),
             line: 1,
         }

@@ -158,6 +158,7 @@ mod tests {
             id: b"a",
             timestamp_ns: 7,
             latency_ns: None,
+            header: b"",
             payload,
             line: 1,
         };

@@ -14,7 +14,7 @@ use reprise_traffic::answer::AnswerHead;
 use reprise_traffic::exchange::Captured;
 use reprise_traffic::{
     Answer, Body, Closed, Disposition, DropReason, Epoch, Exchange, ExchangeId, Fault, Head,
-    HeadError, Source, Target, TargetDocument, TargetName,
+    HeadError, Label, Source, Target, TargetDocument, TargetName,
 };
 use tracing::warn;
 
@@ -224,18 +224,28 @@ impl Decoder {
             wire::Source::Wire | wire::Source::Unspecified => Source::Wire,
         };
         let malformed = |error: HeadError| protocol(error.to_string());
+        let label = exchange.label.map(|label| {
+            Label::new(&label.line, label.turn)
+                .map(Box::new)
+                .map_err(|flaw| protocol(format!("a label: {flaw}")))
+        });
+        let label = label.transpose()?;
         Ok(Captured {
             captured_ns: exchange.captured_ns,
             client: decode_address(&exchange.client)?,
             server: decode_address(&exchange.server)?,
             source,
-            head: Head::parse(own(&exchange.head)).map_err(malformed)?,
+            head: match exchange.head.is_empty() {
+                true => Head::opaque(),
+                false => Head::parse(own(&exchange.head)).map_err(malformed)?,
+            },
             body: self.payload(&exchange.body, exchange.pieced_body)?,
             trailers: own(&exchange.trailers),
             answer: match exchange.answer {
                 Some(answer) => Some(Box::new(self.answer(answer)?)),
                 None => None,
             },
+            label,
         })
     }
 

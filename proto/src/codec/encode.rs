@@ -195,6 +195,10 @@ fn encode_request(request: &Captured) -> wire::Exchange {
         } as i32,
         pieced_body,
         answer: request.answer.as_deref().map(encode_answer),
+        label: request.label.as_deref().map(|label| wire::Label {
+            line: Bytes::copy_from_slice(label.line()),
+            turn: label.turn(),
+        }),
     }
 }
 

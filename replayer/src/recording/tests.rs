@@ -14,7 +14,10 @@ use reprise_traffic::exchange::Captured;
 use reprise_traffic::gor::Reader;
 use reprise_traffic::outcome::TAKEN;
 use reprise_traffic::recording::RecordingSettings;
-use reprise_traffic::{Answer, AnswerHead, Body, ByteSize, Epoch, ExchangeId, Fault, Head, Source};
+use reprise_traffic::{
+    Answer, AnswerHead, Body, ByteSize, Disposition, DropReason, Epoch, Exchange, ExchangeId,
+    Fault, Head, Source,
+};
 
 use super::*;
 
@@ -90,15 +93,26 @@ struct Tape {
     end: Sender<(u64, Disposition)>,
 }
 
+fn target(directory: &Path, name: &str, settings: RecordingSettings) -> Target {
+    let mut document = TargetDocument::new(&format!("file://{}/{name}", directory.display()));
+    document.recording = Some(settings);
+    Target::new(TargetName::new("t/a").unwrap(), 1, document).unwrap()
+}
+
+fn start(target: &Target) -> Recorder {
+    let Destination::Recording(recording) = &target.destination else {
+        panic!("{target:?}");
+    };
+    Recorder::start(target, recording).unwrap()
+}
+
 impl Tape {
     fn start(directory: &Path, name: &str, settings: RecordingSettings) -> Tape {
-        let url = format!("file://{}/{name}", directory.display());
-        let recording = Recording::new(&url, settings).unwrap();
-        let target = TargetName::new("t/a").unwrap();
+        let target = target(directory, name, settings);
         let (end, ended) = channel();
         Tape {
             directory: directory.to_owned(),
-            recorder: Recorder::start(&target, &recording).unwrap(),
+            recorder: start(&target),
             ended,
             end,
         }
@@ -109,7 +123,8 @@ impl Tape {
         let end = move |exchange: Arc<Exchange>, disposition| {
             end.send((exchange.id.sequence, disposition)).unwrap();
         };
-        self.recorder.record(exchange, room, Box::new(end));
+        let end = Box::new(end);
+        self.recorder.take(Entry { exchange, end }, room);
     }
 
     fn record(&self, exchange: Arc<Exchange>) {
@@ -350,7 +365,7 @@ fn what_all_files_may_take_is_bounded() {
         queue_limit: 1,
         ..settings()
     };
-    let tape = Tape::start(dir.path(), "a.gor", small);
+    let tape = Tape::start(dir.path(), "a.gor", small.clone());
     let ends: Vec<Disposition> = (0..20).map(|sequence| tape.one(sequence)).collect();
     let recorded = ends.iter().filter(|end| **end == RECORDED).count();
     assert!(recorded > 5, "{ends:?}");
@@ -361,8 +376,8 @@ fn what_all_files_may_take_is_bounded() {
     let files = tape.files();
     let lines: usize = files.values().map(Vec::len).sum();
     assert_eq!(lines, recorded);
-    let recording = tape.recorder.recording.clone();
-    assert!(!tape.recorder.serves(&recording), "to be tried anew");
+    let same = target(dir.path(), "a.gor", small);
+    assert!(!tape.recorder.serves(&same), "to be tried anew");
 }
 
 #[test]
@@ -371,7 +386,7 @@ fn what_is_wrong_at_the_start_is_said_in_one_line() {
     let file = dir.path().join("notes");
     fs::write(&file, "remember the milk").unwrap();
     let check = |path: &str, append| {
-        let mut document = reprise_traffic::TargetDocument::new(&format!("file://{path}"));
+        let mut document = TargetDocument::new(&format!("file://{path}"));
         document.recording = Some(RecordingSettings {
             append,
             ..settings()

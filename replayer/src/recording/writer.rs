@@ -4,6 +4,7 @@
 //! exchange ended. What may be lost: what the format can't hold (`failed`, ours); all that comes after a write that failed
 //! (`recording_stopped`); with a kill, what was not written yet, and that was never said to be recorded.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -15,13 +16,13 @@ use reprise_node::LogLimit;
 use reprise_traffic::gor::{self, Encoded, Kind};
 use reprise_traffic::outcome::TAKEN;
 use reprise_traffic::recording::{Packing, Recording, RecordingSettings};
-use reprise_traffic::{Disposition, DropReason, Fault, TargetName};
+use reprise_traffic::{Changes, Disposition, DropReason, Fault, Target, TargetName};
 use tracing::{error, info, warn};
 
 use super::file::{self, OpenError, RecordFile};
 use super::name::Names;
 use super::pack::Packer;
-use super::{Entry, Shared};
+use crate::sink::{Entry, Queue};
 
 /// A batch of so many bytes is written before its time: memory, and what a reader of the file holds at once.
 const BATCH_BYTES: usize = 1 << 20;
@@ -89,21 +90,23 @@ pub(super) struct Writer {
     /// How all that comes ends, once nothing can be recorded any more.
     over: Option<Disposition>,
     refused: LogLimit,
-    shared: Arc<Shared>,
+    changes: Changes,
+    queue: Arc<Queue>,
 }
 
 impl Writer {
     /// # Errors
     /// When there is no memory to pack in.
     pub(super) fn new(
-        target: TargetName,
+        target: &Target,
         recording: Recording,
         names: Names,
-        shared: Arc<Shared>,
+        queue: Arc<Queue>,
     ) -> io::Result<Writer> {
         let packing = recording.name.packing();
         Ok(Writer {
-            target,
+            target: target.name.clone(),
+            changes: target.changes.clone(),
             settings: recording.settings,
             packing,
             names,
@@ -117,7 +120,7 @@ impl Writer {
             written: 0,
             over: None,
             refused: LogLimit::every(REFUSED_LINES),
-            shared,
+            queue,
         })
     }
 
@@ -154,25 +157,23 @@ impl Writer {
         if let Err(stop) = self.open(0) {
             self.chunks.clear();
             self.over = Some(Disposition::Failed(Fault::Ours));
-            self.shared.end();
+            self.queue.close();
             warn!("target {}: {stop}; its exchanges fail", self.target);
         }
     }
 
     fn take(&mut self, entry: Entry) {
         if let Some(disposition) = self.over {
-            return self.shared.settle(entry, disposition);
+            return self.queue.settle(entry, disposition);
         }
         let exchange = entry.exchange.clone();
-        let records = match gor::encode(&exchange) {
+        let head = match self.changes.apply(&exchange.request.head) {
+            Ok(head) => head,
+            Err(reason) => return self.refuse(entry, &reason),
+        };
+        let records = match gor::encode(&exchange, &head) {
             Ok(records) => records,
-            Err(reason) => {
-                if let Some(suppressed) = self.refused.allow() {
-                    let (target, id) = (&self.target, &exchange.id);
-                    warn!(%target, exchange = %id, suppressed, "can't be recorded: {reason}");
-                }
-                return self.shared.settle(entry, Disposition::Failed(Fault::Ours));
-            }
+            Err(reason) => return self.refuse(entry, &reason),
         };
         let now = self.clock.now(self.names.are_single());
         for record in [Some(&records.0), records.1.as_ref()].into_iter().flatten() {
@@ -180,7 +181,7 @@ impl Writer {
         }
         if self.over.is_some() {
             // What was pending before it could not be written.
-            return self.shared.settle(entry, STOPPED);
+            return self.queue.settle(entry, STOPPED);
         }
         self.batch.push(entry);
         let started = *self
@@ -191,6 +192,14 @@ impl Writer {
         if is_full || ends_chunk || started <= Instant::now() {
             self.flush();
         }
+    }
+
+    fn refuse(&self, entry: Entry, reason: &dyn Error) {
+        if let Some(suppressed) = self.refused.allow() {
+            let (target, id) = (&self.target, &entry.exchange.id);
+            warn!(%target, exchange = %id, suppressed, "can't be recorded: {reason}");
+        }
+        self.queue.settle(entry, Disposition::Failed(Fault::Ours));
     }
 
     /// Puts a record to those that are pending for its file.
@@ -245,7 +254,7 @@ impl Writer {
         // is there that it isn't does less harm than the other way round.
         let end = self.over.unwrap_or(Disposition::Replayed(TAKEN));
         for entry in batch {
-            self.shared.settle(entry, end);
+            self.queue.settle(entry, end);
         }
         if self.names.are_single() {
             self.chunks.clear();
@@ -316,7 +325,7 @@ impl Writer {
 
     fn stop(&mut self, stop: &Stop) {
         self.over = Some(STOPPED);
-        self.shared.end();
+        self.queue.close();
         self.chunks.clear();
         error!(
             "target {}: recording stopped: {stop}; what comes from now on is dropped (recording_stopped). {}, then change the \

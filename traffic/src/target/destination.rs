@@ -3,8 +3,9 @@
 //! What enters: a document. What leaves: a [`Destination`]. What may be lost: nothing; a key that says nothing about that
 //! kind of destination is refused, because somebody expects something of it.
 
-use super::{Endpoint, TargetDocument};
+use super::{Endpoint, Stream, StreamKind, TargetDocument};
 use crate::recording::Recording;
+use crate::rules::Takes;
 
 /// Where a target's exchanges go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,10 @@ pub enum Destination {
     Server(Endpoint),
     /// Into files.
     Recording(Recording),
+    /// To a server that takes a stream.
+    Stream(Stream),
+    /// To standard output, as records.
+    Stdout,
     /// Nowhere: they are taken, and that is all. For measuring what comes before.
     Nowhere,
 }
@@ -25,19 +30,30 @@ impl Destination {
     pub(super) fn of(document: &TargetDocument) -> Result<Destination, String> {
         let destination = match document.url.split_once(':') {
             Some(("null", "")) => Destination::Nowhere,
+            Some(("stdout", "")) => Destination::Stdout,
             Some(("file", _)) => {
                 let settings = document.recording.clone().unwrap_or_default();
                 Destination::Recording(Recording::new(&document.url, settings)?)
             }
+            Some((scheme, _)) if Stream::is_scheme(scheme) => {
+                let settings = document.stream.clone().unwrap_or_default();
+                Destination::Stream(Stream::parse(&document.url, settings)?)
+            }
             _ => Destination::Server(Endpoint::parse(&document.url)?),
         };
         let is_recording = matches!(destination, Destination::Recording(_));
-        let useless = match &destination {
-            Destination::Server(_) => None,
-            Destination::Recording(_) | Destination::Nowhere => key_of_servers(document),
+        let is_stream = matches!(destination, Destination::Stream(_));
+        let is_server = matches!(destination, Destination::Server(_));
+        let useless = match is_server {
+            true => None,
+            false => key_of_servers(document, is_stream),
         };
         let recording = document.recording.as_ref().filter(|_| !is_recording);
-        match useless.or(recording.map(|_| "recording".to_owned())) {
+        let stream = document.stream.as_ref().filter(|_| !is_stream);
+        let useless = useless
+            .or(recording.map(|_| "recording".to_owned()))
+            .or(stream.map(|_| "stream".to_owned()));
+        match useless {
             Some(key) => Err(format!(
                 "{key}: says nothing about url {:?}; take it out",
                 document.url
@@ -45,11 +61,33 @@ impl Destination {
             None => Ok(destination),
         }
     }
+
+    /// Of what kinds it takes messages.
+    pub(super) fn takes(&self) -> Takes {
+        match self {
+            Destination::Server(_) => Takes::REQUESTS,
+            Destination::Stream(stream) => match stream.kind {
+                StreamKind::Records => Takes::ORIGINALS,
+                StreamKind::WebSocket { .. } => Takes::ALL,
+                StreamKind::Binary => Takes::ANY_REQUESTS,
+            },
+            Destination::Recording(_) | Destination::Stdout | Destination::Nowhere => Takes::ALL,
+        }
+    }
+
+    /// True where a certificate is looked at.
+    pub(super) fn is_tls(&self) -> bool {
+        match self {
+            Destination::Server(endpoint) => endpoint.tls,
+            Destination::Stream(stream) => stream.tls,
+            Destination::Recording(_) | Destination::Stdout | Destination::Nowhere => false,
+        }
+    }
 }
 
-/// A key of a document that only a web server has a use for. Defaults are filled in on the way, so one that says the same
-/// as its default passes.
-fn key_of_servers(document: &TargetDocument) -> Option<String> {
+/// A key of a document that only a web server has a use for, or only what is reached over the network. Defaults are filled
+/// in on the way, so one that says the same as its default passes.
+fn key_of_servers(document: &TargetDocument, is_remote: bool) -> Option<String> {
     let TargetDocument {
         url,
         pool,
@@ -59,13 +97,41 @@ fn key_of_servers(document: &TargetDocument) -> Option<String> {
         deny_urls,
         allow_headers,
         deny_headers,
+        allow_basic_auth,
+        header_limits,
+        param_limits,
+        filters_see,
         share,
+        share_by,
+        part,
         session_key,
         rate_limit,
+        remove_headers,
+        set_headers,
+        set_params,
+        rewrite_urls,
+        rewrite_headers,
+        connect_timeout,
+        skip_verify,
+        ca_file,
+        client_cert_file,
+        client_key_file,
+        server_name,
         max_age,
         recording,
+        stream,
         ..
     } = document.clone();
+    let default = TargetDocument::new(&url);
+    let remote = TargetDocument {
+        connect_timeout,
+        skip_verify,
+        ca_file,
+        client_cert_file,
+        client_key_file,
+        server_name,
+        ..default.clone()
+    };
     let plain = TargetDocument {
         pool,
         split,
@@ -74,12 +140,24 @@ fn key_of_servers(document: &TargetDocument) -> Option<String> {
         deny_urls,
         allow_headers,
         deny_headers,
+        allow_basic_auth,
+        header_limits,
+        param_limits,
+        filters_see,
         share,
+        share_by,
+        part,
         session_key,
         rate_limit,
+        remove_headers,
+        set_headers,
+        set_params,
+        rewrite_urls,
+        rewrite_headers,
         max_age,
         recording,
-        ..TargetDocument::new(&url)
+        stream,
+        ..if is_remote { remote } else { default }
     };
     let keys = |document: &TargetDocument| match serde_json::to_value(document) {
         Ok(serde_json::Value::Object(keys)) => keys,
@@ -108,6 +186,13 @@ mod tests {
             panic!("{target:?}");
         };
         assert!(recording.settings.append && recording.settings.queue_limit == 256);
+        let target = of("{url: 'stdout:', set_headers: {A: b}}").unwrap();
+        assert_eq!(target.destination, Destination::Stdout);
+        let target = of("{url: 'tls://h:1', skip_verify: true, stream: {sticky: true}}").unwrap();
+        let Destination::Stream(stream) = &target.destination else {
+            panic!("{target:?}");
+        };
+        assert!(stream.tls && stream.settings.sticky && stream.settings.connections.get() == 10);
         let json = serde_json::to_string(&target.document).unwrap();
         assert_eq!(TargetDocument::parse("x", &json).unwrap(), target.document);
         for (text, part) in [
@@ -117,10 +202,11 @@ mod tests {
             ),
             ("{url: 'file:///r/a.gor', timeout: 1s}", "timeout"),
             ("{url: 'file:///r/a.gor', ca_file: x}", "ca_file"),
-            (
-                "{url: 'file:///r/a.gor', set_headers: {A: b}}",
-                "set_headers",
-            ),
+            ("{url: 'tcp://h:1', concurrency: 1}", "concurrency"),
+            ("{url: 'tcp://h:1', server_name: s}", "server_name"),
+            ("{url: 'http://h', stream: {}}", "stream"),
+            ("{url: 'stdout:', skip_verify: true}", "skip_verify"),
+            ("{url: 'tcp://h:1', stream: {connections: 2000}}", "2000"),
             ("{url: 'null:', breaker: off}", "breaker"),
             ("{url: 'null:', recording: {}}", "recording"),
             ("{url: 'null:', original_host: true}", "original_host"),

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::TargetError;
 use super::file::parse_yaml;
+use super::{StreamSettings, TargetError};
 use crate::breaker::Breaker;
 use crate::changes::{HeaderRewrite, UrlRewrite};
 use crate::recording::RecordingSettings;
-use crate::rules::{HeaderRule, Share};
+use crate::rules::{FiltersSee, HeaderRule, Part, Share, ShareBy, ValueLimit};
 use crate::session::SessionKey;
 
 /// How a pool's replayers share a target's sessions.
@@ -69,7 +69,7 @@ impl From<RateLimit> for String {
 #[serde(deny_unknown_fields)]
 pub struct TargetDocument {
     /// Where requests go: `http://host[:port][/base/path]` or the same with https to be replayed, `file:///path` into
-    /// recordings, `null:` nowhere.
+    /// recordings, `tcp://host:port` (`tls`, `ws`, `wss`, `binary`) as a stream, `stdout:` and `null:` as they say.
     pub url: String,
     /// The pool of replayers that serves this target.
     #[serde(default = "default_pool")]
@@ -92,9 +92,27 @@ pub struct TargetDocument {
     /// None may match; a request without the header passes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny_headers: Vec<HeaderRule>,
+    /// Regular expressions that `user:password` of Basic authentication must match; a request without passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_basic_auth: Vec<String>,
+    /// Shares of the values of headers; a request without the header passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub header_limits: Vec<ValueLimit>,
+    /// The same of query parameters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub param_limits: Vec<ValueLimit>,
+    /// Whether filters see a request as it was captured, or with `set_headers` and `set_params`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub filters_see: FiltersSee,
     /// The share of sessions to take: `10%`, `1/32`; all without it.
     #[serde(default)]
     pub share: Share,
+    /// What `share` and `part` are shares of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub share_by: ShareBy,
+    /// One of several equal parts to take: `2/3`; all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// What keeps exchanges together and in order.
     #[serde(default)]
     pub session_key: SessionKey,
@@ -105,7 +123,7 @@ pub struct TargetDocument {
     #[serde(default)]
     pub original_host: bool,
     /// Over which connections requests go.
-    #[serde(default, skip_serializing_if = "is_shared")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub connections: Connections,
     /// Live exchanges leave so long after they were captured, in the order in which they were: the pauses between them are
     /// production's, and those of several listeners are one stream.
@@ -144,13 +162,13 @@ pub struct TargetDocument {
     )]
     pub connect_timeout: Duration,
     /// Redirects of safe requests that are followed, to the same host.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub redirects: u32,
     /// How often a request that got no answer is sent again, where that does no harm.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub retries: u32,
     /// When to stop trying for a while.
-    #[serde(default, skip_serializing_if = "is_default_breaker")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub breaker: Breaker,
     /// An exchange that waited longer than this before it was sent is dropped.
     #[serde(default = "default_max_age", with = "humantime_serde")]
@@ -176,18 +194,17 @@ pub struct TargetDocument {
     /// How files are written, where the URL is one of a recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingSettings>,
+    /// How a stream is sent, where the URL is one of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamSettings>,
 }
 
 fn default_pool() -> String {
     "default".to_owned()
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-fn is_shared(connections: &Connections) -> bool {
-    *connections == Connections::Shared
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn default_methods() -> Vec<String> {
@@ -207,14 +224,6 @@ fn default_connect_timeout() -> Duration {
 // What has its default isn't sent along, so that a replayer of the version before takes the document.
 fn is_default_connect_timeout(time: &Duration) -> bool {
     *time == default_connect_timeout()
-}
-
-fn is_default_breaker(breaker: &Breaker) -> bool {
-    *breaker == Breaker::default()
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// More redirects than browsers follow are a mistake.
@@ -244,7 +253,13 @@ impl TargetDocument {
             deny_urls: Vec::new(),
             allow_headers: Vec::new(),
             deny_headers: Vec::new(),
+            allow_basic_auth: Vec::new(),
+            header_limits: Vec::new(),
+            param_limits: Vec::new(),
+            filters_see: FiltersSee::default(),
             share: Share::default(),
+            share_by: ShareBy::default(),
+            part: None,
             session_key: SessionKey::default(),
             rate_limit: None,
             original_host: false,
@@ -269,6 +284,7 @@ impl TargetDocument {
             client_key_file: None,
             server_name: None,
             recording: None,
+            stream: None,
         }
     }
 
@@ -323,9 +339,18 @@ impl TargetDocument {
         ];
         let useless = https_only.iter().find(|(_, value)| value.is_some());
         match useless.filter(|_| !is_tls) {
-            Some((key, _)) => Err(format!("{key}: the url {:?} is not https", self.url)),
+            Some((key, _)) => Err(format!("{key}: the url {:?} is not over TLS", self.url)),
             None => Ok(()),
         }
+    }
+
+    /// True where both ask for the same changes of requests.
+    pub fn changes_as(&self, other: &TargetDocument) -> bool {
+        self.remove_headers == other.remove_headers
+            && self.set_headers == other.set_headers
+            && self.set_params == other.set_params
+            && self.rewrite_urls == other.rewrite_urls
+            && self.rewrite_headers == other.rewrite_headers
     }
 
     /// Reads one document, YAML or JSON.
