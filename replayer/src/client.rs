@@ -35,6 +35,7 @@ use crate::credentials::CredentialsError;
 use crate::dial::{DialError, Dialer};
 use crate::pool::Pool;
 use crate::redirect::follow;
+use crate::replayed::{Keeper, Kept};
 use crate::response::{Redirect, ResponseError};
 use crate::retry::Retries;
 use crate::rewrite::{Outgoing, RewriteError, Rewriter};
@@ -62,7 +63,7 @@ pub enum SetUpError {
 }
 
 /// How the delivery of one exchange ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// `Replayed`, `Failed` or `Unknown`.
     pub disposition: Disposition,
@@ -73,6 +74,8 @@ pub struct Delivery {
     pub cause: Option<Cause>,
     /// How often something was sent or tried, redirects included; 0 where it can't be sent at all.
     pub attempts: u32,
+    /// The last answer, where it was whole and the document asks that answers be kept.
+    pub answer: Option<Kept>,
 }
 
 /// Sends requests to one target.
@@ -91,6 +94,8 @@ pub struct TargetClient {
     /// Kinds of errors that were logged since the last answer, a bit for each.
     logged: AtomicU32,
     unsendable: LogLimit,
+    /// Bytes of an answer's body that are kept; `None` where nobody wants to see answers.
+    keeps: Option<usize>,
 }
 
 /// Between two lines about requests that can't be sent.
@@ -118,6 +123,7 @@ impl TargetClient {
             retries: Retries::new(&target.document),
             logged: AtomicU32::new(0),
             unsendable: LogLimit::every(UNSENDABLE_EVERY),
+            keeps: target.document.keeps_of_answers(),
         })
     }
 
@@ -167,6 +173,7 @@ impl TargetClient {
                     latency: delivered.latency,
                     cause: None,
                     attempts,
+                    answer: delivered.answer,
                 }
             }
             Err(failure) => {
@@ -250,7 +257,7 @@ impl TargetClient {
         method: &str,
     ) -> Result<Delivered, Failure> {
         let is_reused = connection.is_used();
-        let mut trip = Trip::new(outgoing, method);
+        let mut trip = Trip::new(outgoing, method, self.keeps.map(Keeper::of));
         let made = match timeout(self.timeout, connection.make(&mut trip)).await {
             Ok(made) => made.map_err(SendError::Trip),
             // The whole answer is there, and only the server's patience for the rest of the request was missing.
@@ -272,6 +279,7 @@ impl TargetClient {
                     status,
                     redirect,
                     latency,
+                    answer: trip.take_keeper().map(Keeper::into_kept),
                 })
             }
             (made, status) => Err(Failure {
@@ -304,6 +312,7 @@ struct Delivered {
     status: u16,
     redirect: Option<Redirect>,
     latency: Duration,
+    answer: Option<Kept>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -411,6 +420,7 @@ impl Failure {
             latency: self.latency,
             cause: Some(self.error.cause()),
             attempts,
+            answer: None,
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
+use crate::replayed::Keeper;
 use crate::response::{Response, ResponseError};
 use crate::rewrite::Outgoing;
 
@@ -196,13 +197,17 @@ type Unsent<'a> = bytes::buf::Chain<bytes::buf::Chain<&'a [u8], body::Reader<'a>
 
 impl<'a> Trip<'a> {
     /// A request that is about to be sent.
-    pub(crate) fn new(request: &'a Outgoing<'a>, method: &'a str) -> Trip<'a> {
+    pub(crate) fn new(
+        request: &'a Outgoing<'a>,
+        method: &'a str,
+        keeper: Option<Keeper>,
+    ) -> Trip<'a> {
         Trip {
             unsent: request
                 .head
                 .chain(request.body.reader())
                 .chain(&request.tail[..]),
-            response: Response::to(method),
+            response: Response::to(method).kept_by(keeper),
             started: Instant::now(),
             answered: None,
             write_error: None,
@@ -219,6 +224,11 @@ impl<'a> Trip<'a> {
     /// What came back so far.
     pub(crate) fn response(&self) -> &Response<'a> {
         &self.response
+    }
+
+    /// What was kept of the answer.
+    pub(crate) fn take_keeper(&mut self) -> Option<Keeper> {
+        self.response.take_keeper()
     }
 
     /// From the first byte sent to the last received, or to now where the response isn't complete.

@@ -27,6 +27,7 @@ mod dial;
 mod names;
 mod pool;
 mod redirect;
+mod replayed;
 mod resolve;
 mod response;
 mod retry;
@@ -57,6 +58,7 @@ pub use client::{ClientError, Delivery, SetUpError, TargetClient};
 pub use config::Config;
 pub use credentials::CredentialsError;
 pub use recording::{OpenError, RecordingError, check_recording};
+pub use replayed::{Kept, Replayed, Tap};
 pub use run::run;
 pub use tls::TlsError;
 
@@ -82,13 +84,15 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// Starts a replayer; relays come by [`Replayer::accept`]. Of each target so many bytes may be here.
+    /// Starts a replayer; relays come by [`Replayer::accept`]. Of each target so many bytes may be here. The tap gets the
+    /// answers that documents ask to be kept.
     ///
     /// # Errors
     /// If the system grants no thread.
     pub fn start(
         node: String,
         queue_bytes: usize,
+        tap: Option<Tap>,
         registry: &mut Registry,
     ) -> io::Result<Replayer> {
         let tally: Arc<Mutex<Tally>> = Arc::default();
@@ -99,7 +103,7 @@ impl Replayer {
             jobs: TARGET_JOBS,
         };
         let schedule = Schedule::start()?;
-        let desk = Desk::new(tally.clone(), metrics, schedule, room, leaving.clone());
+        let desk = Desk::new(tally.clone(), metrics, schedule, room, tap, leaving.clone());
         let desk = Arc::new(desk);
         let stopped = CancellationToken::new();
         let forgetful = desk.clone();

@@ -1,14 +1,16 @@
 //! Reading a response: where it ends, and whether the connection may be used again.
 //!
 //! What enters: the bytes that a target sends, in pieces of any size. What leaves: a status, where a redirect leads, and
-//! when all of the response is in. What may be lost: other header fields and the body, on purpose: they are read and let go,
-//! so that memory stays bounded by [`MAX_HEAD`] whatever a server sends.
+//! when all of the response is in; and as much of it as somebody wants to see ([`Keeper`]). What may be lost: other header
+//! fields and the body, on purpose: they are read and let go, so that memory stays bounded by [`MAX_HEAD`] whatever a server
+//! sends.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use reprise_traffic::framing::{self, ChunkedDecoder, Framing, FramingError};
 
+use crate::replayed::Keeper;
 use crate::rewrite::elements;
 
 /// A longer response head is refused.
@@ -66,6 +68,7 @@ pub(crate) struct Response<'a> {
     persistent: bool,
     keep_alive: Option<Duration>,
     excess: bool,
+    keeper: Option<Keeper>,
 }
 
 impl<'a> Response<'a> {
@@ -81,7 +84,18 @@ impl<'a> Response<'a> {
             persistent: false,
             keep_alive: None,
             excess: false,
+            keeper: None,
         }
+    }
+
+    /// The same, of which this keeps what is to be seen.
+    pub(crate) fn kept_by(self, keeper: Option<Keeper>) -> Response<'a> {
+        Response { keeper, ..self }
+    }
+
+    /// Gives back who kept it.
+    pub(crate) fn take_keeper(&mut self) -> Option<Keeper> {
+        self.keeper.take()
     }
 
     /// Takes the next bytes.
@@ -91,6 +105,7 @@ impl<'a> Response<'a> {
     pub(crate) fn push(&mut self, mut input: &[u8]) -> Result<(), ResponseError> {
         self.begun |= !input.is_empty();
         while !input.is_empty() {
+            let in_body = !matches!(self.state, State::Head | State::Done);
             let taken = match &mut self.state {
                 State::Head => self.push_head(input)?,
                 State::Length { left } => {
@@ -116,6 +131,9 @@ impl<'a> Response<'a> {
                     input.len()
                 }
             };
+            if let Some(keeper) = self.keeper.as_mut().filter(|_| in_body) {
+                keeper.body(&input[..taken]);
+            }
             input = &input[taken..];
         }
         Ok(())
@@ -215,6 +233,9 @@ impl<'a> Response<'a> {
             // Interim; the final response is still to come.
             100 | 102..200 => return Ok(()),
             _ => self.status = Some(status),
+        }
+        if let Some(keeper) = &mut self.keeper {
+            keeper.head(head);
         }
         let headers = || parsed.headers.iter().map(|h| (h.name, h.value));
         let framing = framing::of_response(self.method, status, minor, headers())?;
@@ -316,6 +337,45 @@ mod tests {
                 assert!(response.is_done(), "{text} by {cut}");
                 assert_eq!(response.status(), Some(status), "{text} by {cut}");
                 assert_eq!(response.is_reusable(), reusable, "{text} by {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_what_came() {
+        for (input, most, kept, whole) in [
+            (
+                &b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP"[..],
+                9,
+                41,
+                true,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+                2,
+                40,
+                false,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+                99,
+                60,
+                true,
+            ),
+        ] {
+            for cut in 1..=input.len() {
+                let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+                let mut response = Response::to("GET").kept_by(Some(Keeper::of(most)));
+                response.push(interim).unwrap();
+                input
+                    .chunks(cut)
+                    .for_each(|piece| response.push(piece).unwrap());
+                let all = response.take_keeper().unwrap().into_kept();
+                assert_eq!(
+                    (&all.bytes[..], all.is_whole),
+                    (&input[..kept], whole),
+                    "{cut}"
+                );
             }
         }
     }

@@ -42,7 +42,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         }
     };
     let mut registry = Registry::default();
-    let replayer = Replayer::start(id.clone(), config.memory.as_usize(), &mut registry)
+    let replayer = Replayer::start(id.clone(), config.memory.as_usize(), None, &mut registry)
         .context("start the schedule")?;
     let ledger = Arc::new(replayer.ledger());
     metrics::register_ledger(&mut registry, ledger.clone());

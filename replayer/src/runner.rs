@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
 use reprise_traffic::outcome::TAKEN;
@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::fidelity::Fidelity;
 use crate::measuring::Measures;
 use crate::metrics::{BreakerMeter, Latency, Meters, TargetAnswers};
+use crate::replayed::{Replayed, Tap};
 use crate::schedule::Schedule;
 use crate::sender::Sender;
 use crate::sessions::{Next, Placed, Room, Sessions};
@@ -71,6 +72,7 @@ pub(crate) struct Runner<T> {
     closings: AtomicUsize,
     closed_dropped: Counter,
     retired: AtomicBool,
+    tap: Option<Tap>,
 }
 
 /// The target as its newest document has it.
@@ -110,7 +112,12 @@ const SKEW: Duration = Duration::from_secs(10);
 
 impl<T: Send + Sync + 'static> Runner<T> {
     /// A target of which so much may be here.
-    pub(crate) fn new(target: Arc<Target>, room: Room, meters: Meters) -> Runner<T> {
+    pub(crate) fn new(
+        target: Arc<Target>,
+        room: Room,
+        meters: Meters,
+        tap: Option<Tap>,
+    ) -> Runner<T> {
         Runner {
             current: Mutex::new(Current::new(target, &meters.breaker)),
             sessions: Mutex::new(Sessions::new(room)),
@@ -123,6 +130,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
             closings: AtomicUsize::new(0),
             closed_dropped: meters.closed_dropped,
             retired: AtomicBool::new(false),
+            tap,
         }
     }
 
@@ -378,7 +386,18 @@ impl<T: Send + Sync + 'static> Runner<T> {
         if matches!(sent.disposition, Disposition::Replayed(_)) {
             self.latency.observe(sent.latency);
         }
-        sent.disposition
+        if let (Some(answer), Some(tap)) = (sent.answer, &self.tap) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now = now.unwrap_or_default();
+            (tap.0)(Replayed {
+                exchange: job.exchange.clone(),
+                target: current.target.name.clone(),
+                began_ns: now.saturating_sub(latency).as_nanos() as u64,
+                latency,
+                answer,
+            });
+        }
+        disposition
     }
 
     /// What is measured of the target, for those who want it.

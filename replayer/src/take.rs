@@ -25,6 +25,7 @@ use crate::clock::{Clock, Look};
 use crate::dedup::{OUT_OF_REACH, SETTLED_BEFORE, Seen, Windows};
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Reply};
+use crate::replayed::Tap;
 use crate::runner::{Ended, Job, Runner};
 use crate::schedule::Schedule;
 use crate::sessions::Room;
@@ -37,6 +38,8 @@ pub(crate) struct Desk {
     schedule: Schedule,
     clock: Clock,
     room: Room,
+    /// Gets answers to replays.
+    tap: Option<Tap>,
     /// Streams so far, to tell relays apart.
     streams: AtomicU64,
     leaving: CancellationToken,
@@ -71,6 +74,7 @@ impl Desk {
         metrics: Metrics,
         schedule: Schedule,
         room: Room,
+        tap: Option<Tap>,
         leaving: CancellationToken,
     ) -> Desk {
         Desk {
@@ -80,6 +84,7 @@ impl Desk {
             schedule,
             clock: Clock::new(),
             room,
+            tap,
             streams: AtomicU64::new(0),
             leaving,
         }
@@ -204,7 +209,12 @@ impl Desk {
         // A client reads files: not under the lock that every answer takes.
         for target in unknown {
             let meters = self.metrics.of(&target.name);
-            let runner = Arc::new(Runner::new(target.clone(), self.room, meters));
+            let runner = Arc::new(Runner::new(
+                target.clone(),
+                self.room,
+                meters,
+                self.tap.clone(),
+            ));
             match self.lock().runners.entry(target.name.clone()) {
                 Entry::Vacant(place) => drop(place.insert(runner)),
                 // Another relay was faster, maybe with an older document.

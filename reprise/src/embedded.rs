@@ -68,7 +68,7 @@ impl Embedded {
         let (replayer, replayers) = match config.replayers {
             Some(members) => (None, Replayers::Network(members)),
             None => {
-                let replayer = Replayer::start(NODE.to_owned(), memory, &mut registry)
+                let replayer = Replayer::start(NODE.to_owned(), memory, None, &mut registry)
                     .context("start the schedule")?;
                 // What is too much for the replayer waits in the relay.
                 let credit = reprise_replayer::TARGET_JOBS as u64;

@@ -25,7 +25,7 @@ fn runner(url: &str, yaml: &str) -> Arc<Runner<u64>> {
         bytes: 1 << 20,
         jobs: 1000,
     };
-    Arc::new(Runner::new(Arc::new(target), room, meters))
+    Arc::new(Runner::new(Arc::new(target), room, meters, None))
 }
 
 /// A request of the session `client`: a GET, every other one a POST.

@@ -63,7 +63,7 @@ fn serve() -> Outlet {
     };
     let schedule = Schedule::start().unwrap();
     let leaving = CancellationToken::new();
-    let desk = Desk::new(Arc::default(), metrics, schedule, room, leaving);
+    let desk = Desk::new(Arc::default(), metrics, schedule, room, None, leaving);
     let (outlet, inlet) = joined(hello, welcome);
     tokio::spawn(Arc::new(desk).serve(inlet));
     outlet

@@ -16,6 +16,7 @@ use crate::changes::{HeaderRewrite, UrlRewrite};
 use crate::recording::RecordingSettings;
 use crate::rules::{FiltersSee, HeaderRule, Part, Share, ShareBy, ValueLimit};
 use crate::session::SessionKey;
+use crate::size::ByteSize;
 
 /// How a pool's replayers share a target's sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +192,9 @@ pub struct TargetDocument {
     /// Name to send as SNI and to look for in an https target's certificate, instead of the URL's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// Bytes of each answer's body that are kept for those who look at answers to replays; none are without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track_response: Option<ByteSize>,
     /// How files are written, where the URL is one of a recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingSettings>,
@@ -283,6 +287,7 @@ impl TargetDocument {
             client_cert_file: None,
             client_key_file: None,
             server_name: None,
+            track_response: None,
             recording: None,
             stream: None,
         }
@@ -342,6 +347,11 @@ impl TargetDocument {
             Some((key, _)) => Err(format!("{key}: the url {:?} is not over TLS", self.url)),
             None => Ok(()),
         }
+    }
+
+    /// Bytes of an answer's body that are kept, if answers are.
+    pub fn keeps_of_answers(&self) -> Option<usize> {
+        self.track_response.map(ByteSize::as_usize)
     }
 
     /// True where both ask for the same changes of requests.
