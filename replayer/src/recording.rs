@@ -41,7 +41,7 @@ pub struct RecordingError {
 /// One target's files.
 pub(crate) struct Recorder {
     recording: Recording,
-    document: TargetDocument,
+    document: Box<TargetDocument>,
     /// Its thread ends with this.
     inbox: mpsc::Sender<Entry>,
     queue: Arc<Queue>,
@@ -82,7 +82,7 @@ impl Recorder {
             .map_err(|e| failed(no_thread(e)))?;
         Ok(Recorder {
             recording: recording.clone(),
-            document: target.document.clone(),
+            document: Box::new(target.document.clone()),
             inbox: sender,
             queue,
         })
