@@ -84,6 +84,14 @@ pub enum EdgeEvent {
     BadRecord,
     /// Ends of connections that nobody is told, because too many wait.
     ClosedDropped,
+    /// Messages for which the middleware's queue had no room.
+    MiddlewareFull,
+    /// Messages that the middleware had, or that waited for it, when it ended.
+    MiddlewareLost,
+    /// Messages that the middleware didn't write back by its end, or for too long.
+    MiddlewareLeftOut,
+    /// Lines of the middleware that are no messages, and messages that can't be written to it.
+    MiddlewareBad,
     /// Connections to the mirror endpoint.
     MirrorConnections,
     /// Connections to the mirror endpoint that were turned away because there were too many.
@@ -94,7 +102,7 @@ const COUNT: usize = EdgeEvent::ALL.len();
 
 impl EdgeEvent {
     /// Every event, in the order of declaration.
-    pub const ALL: [EdgeEvent; 39] = [
+    pub const ALL: [EdgeEvent; 43] = [
         EdgeEvent::Packets,
         EdgeEvent::Bytes,
         EdgeEvent::KernelDropped,
@@ -132,6 +140,10 @@ impl EdgeEvent {
         EdgeEvent::ShedMemory,
         EdgeEvent::BadRecord,
         EdgeEvent::ClosedDropped,
+        EdgeEvent::MiddlewareFull,
+        EdgeEvent::MiddlewareLost,
+        EdgeEvent::MiddlewareLeftOut,
+        EdgeEvent::MiddlewareBad,
         EdgeEvent::MirrorConnections,
         EdgeEvent::MirrorTurnedAway,
     ];
@@ -176,6 +188,10 @@ impl EdgeEvent {
             EdgeEvent::ShedMemory => "shed_memory",
             EdgeEvent::BadRecord => "bad_record",
             EdgeEvent::ClosedDropped => "closed_dropped",
+            EdgeEvent::MiddlewareFull => "middleware_full",
+            EdgeEvent::MiddlewareLost => "middleware_lost",
+            EdgeEvent::MiddlewareLeftOut => "middleware_left_out",
+            EdgeEvent::MiddlewareBad => "middleware_bad",
             EdgeEvent::MirrorConnections => "mirror_connections",
             EdgeEvent::MirrorTurnedAway => "mirror_turned_away",
         }

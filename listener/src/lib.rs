@@ -18,6 +18,8 @@ pub mod http;
 pub mod mirror;
 pub mod reading;
 
+pub mod middleware;
+
 pub mod budget;
 pub mod edge;
 pub mod governor;

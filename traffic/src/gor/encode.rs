@@ -76,16 +76,28 @@ pub fn encode<'a>(
     exchange: &'a Exchange,
     head: &'a Head,
 ) -> Result<(Encoded<'a>, Option<Encoded<'a>>), Unwritable> {
-    let first = match exchange.request.label.as_deref() {
-        Some(label) => labelled(exchange, label, head)?,
-        None => request(exchange, head)?,
-    };
-    let second = answer(exchange, &first.id);
+    let (first, second) = messages(exchange, head)?;
     for record in [Some(&first), second.as_ref()].into_iter().flatten() {
         if record.contains_separator() {
             return Err(Unwritable::Separator);
         }
     }
+    Ok((first, second))
+}
+
+/// The same for those who don't write them one behind the other, with separators between.
+///
+/// # Errors
+/// When what was captured is no whole message.
+pub fn messages<'a>(
+    exchange: &'a Exchange,
+    head: &'a Head,
+) -> Result<(Encoded<'a>, Option<Encoded<'a>>), Unwritable> {
+    let first = match exchange.request.label.as_deref() {
+        Some(label) => labelled(exchange, label, head)?,
+        None => request(exchange, head)?,
+    };
+    let second = answer(exchange, &first.id);
     Ok((first, second))
 }
 
