@@ -100,7 +100,7 @@ impl Visitor {
         &self,
         host: &str,
         wish: &Wish,
-    ) -> hyper::http::Result<Request<Full<Bytes>>> {
+    ) -> http::Result<Request<Full<Bytes>>> {
         let mut request = Request::builder()
             .method(wish.method.clone())
             .uri(&wish.path)
