@@ -21,6 +21,7 @@ mod syntax;
 mod tests;
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -104,8 +105,8 @@ pub(crate) fn start(args: GorArgs) -> Start {
         }
     };
     match asked {
-        Asked::Help => print!("{}", help::text(&program, help::width())),
-        Asked::Version => println!("reprise {}", env!("CARGO_PKG_VERSION")),
+        Asked::Help => print(&help::text(&program, help::width())),
+        Asked::Version => print(concat!("reprise ", env!("CARGO_PKG_VERSION"), "\n")),
         Asked::FileServer(address) => {
             return Start::Go(Run {
                 work: Work::new(file_server::run(address)),
@@ -117,7 +118,7 @@ pub(crate) fn start(args: GorArgs) -> Start {
         Asked::Replay(options) if options.globals.print_config => {
             return match config::to_toml(&options) {
                 Ok(text) => {
-                    print!("{text}");
+                    print(&text);
                     Start::Ended(ExitCode::SUCCESS)
                 }
                 Err(error) => {
@@ -144,6 +145,11 @@ pub(crate) fn start(args: GorArgs) -> Start {
         }
     }
     Start::Ended(ExitCode::SUCCESS)
+}
+
+/// Whoever reads may have enough of it before the end.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// As it was called.

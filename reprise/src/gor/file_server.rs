@@ -1,7 +1,7 @@
 //! `gor file-server :8000`: the files of this directory over HTTP.
 //!
-//! What enters: requests. What leaves: files, indices as `index.html` only. What may be lost: nothing; a stop lets
-//! responses under way end.
+//! What enters: requests. What leaves: files; of a directory its
+//! `index.html`, never a listing. What may be lost: nothing; a stop lets responses under way end.
 
 use std::env;
 use std::process::ExitCode;

@@ -117,6 +117,8 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let few = 1 + name.chars().count() / 5;
     all()
+        // One letter is near to any other.
+        .filter(|flag| flag.name.len() > 1)
         .map(|flag| {
             let likeness = strsim::jaro_winkler(name, flag.name);
             (strsim::osa_distance(name, flag.name), likeness, flag.name)
@@ -245,7 +247,10 @@ mod tests {
             ("input-rawe", Some("input-raw")),
             ("http-alow-url", Some("http-allow-url")),
             ("outptu-file", Some("output-file")),
-            ("input-raw-track-responses", Some("input-raw-track-response")),
+            (
+                "input-raw-track-responses",
+                Some("input-raw-track-response"),
+            ),
             ("exit_after", Some("exit-after")),
             ("frobnicate", None),
             ("", None),

@@ -12,8 +12,11 @@ const WIDEST: usize = 100;
 /// Below that wrapping makes nothing better.
 const NARROWEST: usize = 40;
 
-const PURPOSE: &str = "Run GoReplay's command lines as they are. All of GoReplay's flags are known, with one dash or two; \
-a flag that has no effect here says so at the start.";
+/// A blank at which no line ends.
+const NO_BREAK: char = '\u{a0}';
+
+const PURPOSE: &str = "Run GoReplay's command lines as they are: its flags of all versions, with one dash or two. \
+A flag that has no effect here says so at the start.";
 
 /// What people come for, and how it is written behind the program's name.
 const EXAMPLES: [(&str, &str); 6] = [
@@ -91,7 +94,7 @@ fn describe(out: &mut String, flag: &Flag, width: usize) {
         about.push_str("; repeatable");
     }
     if !flag.default.is_empty() {
-        about.push_str(&format!(" [default: {}]", flag.default));
+        about.push_str(&format!(" [default:{NO_BREAK}{}]", flag.default));
     }
     wrap(out, &about, "          ", width);
 }
@@ -102,7 +105,7 @@ fn wrap(out: &mut String, text: &str, indent: &str, width: usize) {
         .subsequent_indent(indent)
         .break_words(false)
         .word_splitter(textwrap::WordSplitter::NoHyphenation);
-    out.push_str(&textwrap::fill(text, wrapping));
+    out.push_str(&textwrap::fill(text, wrapping).replace(NO_BREAK, " "));
     out.push('\n');
 }
 

@@ -107,8 +107,21 @@ mod tests {
     #[test]
     fn what_is_no_limit_is_refused() {
         for text in [
-            "a|", "a|0", "a|-1", "a|+1", "a|x", "a|1.5", "a|0%", "a|101%", "a|-5%", "a|nan%",
-            "a|inf%", "a|1e1%", "a|%", "a|4294967296", "a|b|c",
+            "a|",
+            "a|0",
+            "a|-1",
+            "a|+1",
+            "a|x",
+            "a|1.5",
+            "a|0%",
+            "a|101%",
+            "a|-5%",
+            "a|nan%",
+            "a|inf%",
+            "a|1e1%",
+            "a|%",
+            "a|4294967296",
+            "a|b|c",
         ] {
             let error = share(text).unwrap_err();
             assert!(error.contains("|N%") && !error.contains('\n'), "{error}");

@@ -42,7 +42,11 @@ fn table() -> String {
     let mut out = String::new();
     for section in &SECTIONS {
         let title = section.title;
-        write!(out, "\n### {title}\n\n| Flag | Default | |\n|---|---|---|\n").unwrap();
+        write!(
+            out,
+            "\n### {title}\n\n| Flag | Default | |\n|---|---|---|\n"
+        )
+        .unwrap();
         for flag in section.flags {
             let [name, default, what] = row(flag);
             writeln!(out, "| {name} | {default} | {what} |").unwrap();

@@ -212,8 +212,14 @@ mod tests {
             ("7\u{3bc}s", Duration::from_micros(7)),
             ("9ns", Duration::from_nanos(9)),
             ("0.1ns", ms(0)),
-            ("0.3333333333333333333333h", Duration::from_nanos(1_199_999_999_999)),
-            ("9223372036854775807ns", Duration::from_nanos(i64::MAX as u64)),
+            (
+                "0.3333333333333333333333h",
+                Duration::from_nanos(1_199_999_999_999),
+            ),
+            (
+                "9223372036854775807ns",
+                Duration::from_nanos(i64::MAX as u64),
+            ),
         ] {
             assert_eq!(duration(text), Some(time), "{text}");
         }

@@ -199,7 +199,15 @@ mod tests {
         ] {
             assert_eq!(parts(&Server::http(text).unwrap()), (url, login), "{text}");
         }
-        for text in ["", "ftp://a", "http://", "http://a:b", "a?b=c", "http://a#b", "s3://a/b"] {
+        for text in [
+            "",
+            "ftp://a",
+            "http://",
+            "http://a:b",
+            "a?b=c",
+            "http://a#b",
+            "s3://a/b",
+        ] {
             let error = Server::http(text).unwrap_err();
             assert!(error.contains("write ") && !error.contains('\n'), "{error}");
         }
@@ -218,11 +226,21 @@ mod tests {
             let es = Elasticsearch::parse(text).unwrap();
             assert_eq!((es.server.url.as_str(), es.index.as_str()), (url, index));
         }
-        for text in ["es:9200", "es:9200/", "es/a/b", "es/Gor", "es/_x", "tcp://es/a"] {
+        for text in [
+            "es:9200",
+            "es:9200/",
+            "es/a/b",
+            "es/Gor",
+            "es/_x",
+            "tcp://es/a",
+        ] {
             assert!(Elasticsearch::parse(text).is_err(), "{text}");
         }
 
-        assert_eq!(host_port("replay.local:28020").unwrap(), "replay.local:28020");
+        assert_eq!(
+            host_port("replay.local:28020").unwrap(),
+            "replay.local:28020"
+        );
         assert_eq!(host_port(":28020").unwrap(), "localhost:28020");
         assert_eq!(host_port("[::1]:1").unwrap(), "[::1]:1");
         for text in ["", "h", "h:", "h:0", "h:x", "::1:1", "http://h:1"] {

@@ -98,7 +98,9 @@ impl RawAddress {
 /// A capture's own error also has its text and its forms.
 fn problem(error: &str) -> &str {
     let error = error.split_once("\": ").map_or(error, |(_, rest)| rest);
-    error.split_once("; write").map_or(error, |(first, _)| first)
+    error
+        .split_once("; write")
+        .map_or(error, |(first, _)| first)
 }
 
 /// A file's path and ports.
@@ -254,10 +256,7 @@ mod tests {
         ] {
             assert_eq!(RawAddress::parse(text, false), Ok(address), "{text}");
         }
-        assert_eq!(
-            RawAddress::parse("dump:80", true),
-            Ok(file("dump", &[80]))
-        );
+        assert_eq!(RawAddress::parse("dump:80", true), Ok(file("dump", &[80])));
     }
 
     #[test]

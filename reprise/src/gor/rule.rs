@@ -123,12 +123,15 @@ impl FromStr for Header {
             .split_once(':')
             .ok_or_else(|| format!("there is no colon; {FORM}"))?;
         let (name, value) = (header_name(name, FORM)?, value.trim());
-        match HeaderValue::from_str(value) {
+        // UTF-8 beyond ASCII is sent as it is.
+        match HeaderValue::from_bytes(value.as_bytes()) {
             Ok(_) => Ok(Header {
                 name,
                 value: value.to_owned(),
             }),
-            Err(_) => Err(format!("a header's value has no control characters; {FORM}")),
+            Err(_) => Err(format!(
+                "a header's value has no control characters; {FORM}"
+            )),
         }
     }
 }
@@ -283,21 +286,34 @@ mod tests {
     #[test]
     fn rules_are_split_where_they_are_meant_to() {
         let header: Header = "User-Agent: Replayed by: Gor".parse().unwrap();
-        assert_eq!((&*header.name, &*header.value), ("User-Agent", "Replayed by: Gor"));
+        assert_eq!(
+            (&*header.name, &*header.value),
+            ("User-Agent", "Replayed by: Gor")
+        );
+        let header: Header = "X-Name: Zoë".parse().unwrap();
+        assert_eq!(header.value, "Zoë");
         let rule: HeaderRule = r"api-version:^1\.0\d".parse().unwrap();
-        assert_eq!((&*rule.name, rule.pattern.0.as_str()), ("api-version", r"^1\.0\d"));
+        assert_eq!(
+            (&*rule.name, rule.pattern.0.as_str()),
+            ("api-version", r"^1\.0\d")
+        );
         let rule: HeaderRule = "User-Agent: Replayed by Gor".parse().unwrap();
         assert_eq!(rule.pattern.0.as_str(), "Replayed by Gor");
         let param: Param = "api_key=1=2".parse().unwrap();
         assert_eq!((&*param.name, &*param.value), ("api_key", "1=2"));
 
         let rewrite: Rewrite = r"/v1/user/([^\\/]+)/ping:/v2/user/$1/ping".parse().unwrap();
-        let there = rewrite.pattern.0.replace_all(b"/v1/user/joe/ping", rewrite.replacement.as_bytes());
+        let there = rewrite
+            .pattern
+            .0
+            .replace_all(b"/v1/user/joe/ping", rewrite.replacement.as_bytes());
         assert_eq!(&*there, b"/v2/user/joe/ping");
         let rewrite: Rewrite = "/a:http://b:1/".parse().unwrap();
         assert_eq!(rewrite.replacement, "http://b:1/");
 
-        let header: HeaderRewrite = r"Host: (.*).example.com,$1.beta.example.com".parse().unwrap();
+        let header: HeaderRewrite = r"Host: (.*).example.com,$1.beta.example.com"
+            .parse()
+            .unwrap();
         assert_eq!(header.name, "Host");
         assert_eq!(header.rewrite.pattern.0.as_str(), "(.*).example.com");
         assert_eq!(header.rewrite.replacement, "$1.beta.example.com");
@@ -314,7 +330,10 @@ mod tests {
             let read = ValueShare::of_header(text).unwrap();
             assert_eq!((&*read.name, read.share), ("user-id", share));
         }
-        for text in ["user-id", ":1%", "a:101%", "a:-1%", "a:1", "a:2/1", "a:1/0", "a:+1/2", "a:nan%", "a b:1%"] {
+        for text in [
+            "user-id", ":1%", "a:101%", "a:-1%", "a:1", "a:2/1", "a:1/0", "a:+1/2", "a:nan%",
+            "a b:1%",
+        ] {
             assert!(ValueShare::of_header(text).is_err(), "{text}");
         }
     }
@@ -323,20 +342,32 @@ mod tests {
     fn what_is_wrong_is_said_in_one_line() {
         for (error, what) in [
             ("(".parse::<Pattern>().unwrap_err(), "unclosed group"),
-            (r"(\w{1000}){1000}".parse::<Pattern>().unwrap_err(), "size limit"),
+            (
+                r"(\w{1000}){1000}".parse::<Pattern>().unwrap_err(),
+                "size limit",
+            ),
             ("a".parse::<Header>().unwrap_err(), "NAME: VALUE"),
             ("a b: c".parse::<Header>().unwrap_err(), "no header's name"),
-            ("a: b\nc".parse::<Header>().unwrap_err(), "control characters"),
+            (
+                "a: b\nc".parse::<Header>().unwrap_err(),
+                "control characters",
+            ),
             ("a".parse::<Param>().unwrap_err(), "NAME=VALUE"),
             ("a".parse::<HeaderRule>().unwrap_err(), "NAME:REGEX"),
-            ("a:[".parse::<HeaderRule>().unwrap_err(), "unclosed character class"),
+            (
+                "a:[".parse::<HeaderRule>().unwrap_err(),
+                "unclosed character class",
+            ),
             ("/(?:a)/:b".parse::<Rewrite>().unwrap_err(), "x3a"),
             ("a".parse::<Rewrite>().unwrap_err(), "REGEX:REPLACEMENT"),
             ("A: b".parse::<HeaderRewrite>().unwrap_err(), "no comma"),
             ("A: (b,c)".parse::<HeaderRewrite>().unwrap_err(), "x2c"),
             (method("G ET").unwrap_err(), "a method"),
         ] {
-            assert!(error.contains(what) && !error.contains('\n'), "{what}: {error}");
+            assert!(
+                error.contains(what) && !error.contains('\n'),
+                "{what}: {error}"
+            );
         }
     }
 }

@@ -114,7 +114,10 @@ fn missing(name: &str, kind: Kind, next: Option<&str>) -> UsageError {
     let hint = next.map_or(String::new(), |next| {
         format!(" (if {next:?} is meant: --{name}={next})")
     });
-    UsageError(format!("--{name}: a value is missing; {}{hint}", kind.allowed()))
+    UsageError(format!(
+        "--{name}: a value is missing; {}{hint}",
+        kind.allowed()
+    ))
 }
 
 fn unknown(word: &str, name: &str) -> UsageError {
@@ -129,7 +132,7 @@ fn unknown(word: &str, name: &str) -> UsageError {
 impl Given {
     /// An error about this flag's value.
     pub(super) fn wrong(&self, problem: &str) -> UsageError {
-        let value = self.value.as_deref().unwrap_or_default();
+        let value = hide_login(self.text());
         UsageError(format!("--{} {value:?}: {problem}", self.written))
     }
 
@@ -211,11 +214,30 @@ impl Given {
     }
 }
 
+/// What is printed may end in a log: of a URL's login nothing is.
+fn hide_login(value: &str) -> String {
+    let (scheme, rest) = match value.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), value),
+    };
+    match rest
+        .split('/')
+        .next()
+        .and_then(|host| host.rsplit_once('@'))
+    {
+        Some((login, _)) => format!("{scheme}***{}", &rest[login.len()..]),
+        None => value.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn given(line: &str) -> Result<Vec<(String, Option<String>, Vec<String>)>, String> {
+    /// Name, value, further words.
+    type Seen = (String, Option<String>, Vec<String>);
+
+    fn given(line: &str) -> Result<Vec<Seen>, String> {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let all = read(&words).map_err(|error| error.to_string())?;
         let all = all.into_iter();
@@ -245,8 +267,16 @@ mod tests {
             ("--stats=T", "stats", Some("T")),
             ("--verbose", "verbose", None),
             ("--verbose 2", "verbose", Some("2")),
-            ("--output-http-workers -1", "output-http-workers", Some("-1")),
-            ("--input-kafka-offset -2|50%", "input-kafka-offset", Some("-2|50%")),
+            (
+                "--output-http-workers -1",
+                "output-http-workers",
+                Some("-1"),
+            ),
+            (
+                "--input-kafka-offset -2|50%",
+                "input-kafka-offset",
+                Some("-2|50%"),
+            ),
             ("--input-raw=--stats", "input-raw", Some("--stats")),
             ("--input-dummy", "input-dummy", None),
             ("--input-dummy ", "input-dummy", Some("")),
@@ -255,7 +285,24 @@ mod tests {
             ("--middleware=", "middleware", Some("")),
             ("--stats --", "stats", None),
         ] {
-            assert_eq!(one(line), (name.to_owned(), value.map(str::to_owned)), "{line}");
+            assert_eq!(
+                one(line),
+                (name.to_owned(), value.map(str::to_owned)),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn logins_are_not_shown() {
+        for (value, shown) in [
+            ("http://u:p@h/a@b", "http://***@h/a@b"),
+            ("u:p@h", "***@h"),
+            ("http://h/a@b", "http://h/a@b"),
+            (":80", ":80"),
+            ("", ""),
+        ] {
+            assert_eq!(hide_login(value), shown);
         }
     }
 
@@ -263,10 +310,14 @@ mod tests {
     fn words_behind_a_file_are_files() {
         let all = given("--input-file a.gor b.gor c.gor --stats false -- ").unwrap_err();
         assert!(all.contains("\"\" belongs to no flag"), "{all}");
-        let all = given("--input-file a.gor b.gor c.gor --stats true --input-file d -- -e").unwrap();
+        let all =
+            given("--input-file a.gor b.gor c.gor --stats true --input-file d -- -e").unwrap();
         assert_eq!(all[0].2, ["b.gor", "c.gor"]);
         assert_eq!(all[1].1.as_deref(), Some("true"));
-        assert_eq!((all[2].1.as_deref(), &all[2].2[..]), (Some("d"), &["-e".to_owned()][..]));
+        assert_eq!(
+            (all[2].1.as_deref(), &all[2].2[..]),
+            (Some("d"), &["-e".to_owned()][..])
+        );
     }
 
     #[test]
@@ -288,7 +339,10 @@ mod tests {
             ("-", "belongs to no flag"),
         ] {
             let error = given(line).unwrap_err();
-            assert!(error.contains(what) && !error.contains('\n'), "{line}: {error}");
+            assert!(
+                error.contains(what) && !error.contains('\n'),
+                "{line}: {error}"
+            );
         }
     }
 }

@@ -99,16 +99,14 @@ impl Side {
     }
 
     /// None where there are no brokers.
-    fn finish(
-        self,
-        side: &str,
-        tls: Option<&KafkaTls>,
-    ) -> Result<Option<KafkaClient>, UsageError> {
+    fn finish(self, side: &str, tls: Option<&KafkaTls>) -> Result<Option<KafkaClient>, UsageError> {
         if self.hosts.is_empty() {
             return Ok(None);
         }
         let missing = |what: &str, needs: &str| {
-            UsageError(format!("--{side}-kafka-{what} needs --{side}-kafka-{needs}"))
+            UsageError(format!(
+                "--{side}-kafka-{what} needs --{side}-kafka-{needs}"
+            ))
         };
         let topic = self.topic.ok_or_else(|| missing("host", "topic"))?;
         // Whoever names a user wants to log in.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use reprise_listener::capture::NamePattern;
 use reprise_listener::packet::VniRule;
 use reprise_node::telemetry::LogFormat;
+use tracing_subscriber::EnvFilter;
 
 use super::Draft;
 use crate::gor::flags::Kind;
@@ -75,7 +76,7 @@ impl Draft {
             "middleware" => globals.middleware = command(given)?,
             "json" => globals.json = given.switch()?,
             "print-config" => globals.print_config = given.switch()?,
-            "log" => globals.log = given.some_text(),
+            "log" => globals.log = directives(given)?,
             "log-format" => {
                 globals.log_format = match given.word()? {
                     "json" => LogFormat::Json,
@@ -222,6 +223,19 @@ fn stream(output: &mut StreamOutput, name: &str, given: &Given) -> Result<bool, 
     Ok(true)
 }
 
+/// What the logger would refuse once it starts is refused before.
+fn directives(given: &Given) -> Result<Option<String>, UsageError> {
+    let text = given.some_text();
+    if let Some(text) = &text
+        && EnvFilter::builder().parse(text).is_err()
+    {
+        return Err(given.wrong(
+            "write error, warn, info, debug or trace, or directives as info,reprise_relay=debug",
+        ));
+    }
+    Ok(text)
+}
+
 /// A negative one is left out.
 fn vni(given: &Given) -> Result<VniRule, UsageError> {
     let text = given.text();
@@ -232,7 +246,9 @@ fn vni(given: &Given) -> Result<VniRule, UsageError> {
     // Zero has no sign, and a second sign no meaning.
     let plain = !text.starts_with(['!', '+']);
     let rule = rule.parse().ok().filter(|_| plain);
-    rule.ok_or_else(|| given.wrong("write a number up to 16777215, with - before it to leave it out"))
+    rule.ok_or_else(|| {
+        given.wrong("write a number up to 16777215, with - before it to leave it out")
+    })
 }
 
 /// The words of a command, quotes understood as in a shell.

@@ -58,7 +58,7 @@ pub(super) const GLOBAL: &[Flag] = &[
         "json",
         Switch,
         "false",
-        "Print the closing summary as JSON on stdout",
+        "Print the closing summary as a line of JSON",
     ),
     on(
         "print-config",
@@ -99,7 +99,7 @@ pub(super) const GLOBAL: &[Flag] = &[
 pub(super) const SIMPLE: &[Flag] = &[
     on(
         "input-dummy",
-        Maybe("[NAME]|LIMIT"),
+        Maybe("|LIMIT"),
         "",
         "Make a request a second, GET /; repeatable",
     ),

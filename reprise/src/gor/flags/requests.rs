@@ -26,13 +26,13 @@ pub(super) const MODIFIERS: &[Flag] = &[
         "http-allow-url",
         Each("REGEX"),
         "",
-        "Only requests whose path and query match this, or another one given; with the host before it they may match too",
+        "Only requests whose path and query match this, or another one given; they match with the host before them too",
     ),
     on(
         "http-disallow-url",
         Each("REGEX"),
         "",
-        "No requests whose path and query match this",
+        "No requests whose path and query match this, with the host before them or without",
     ),
     on(
         "http-allow-header",

@@ -132,12 +132,7 @@ pub(super) const FILES: &[Flag] = &[
         "",
         "Replay a recording at production's pace; a path or a pattern, .gz and .zst are unpacked, further paths may follow. |200% is twice as fast",
     ),
-    on(
-        "input-file-loop",
-        Switch,
-        "false",
-        "Begin again at the end",
-    ),
+    on("input-file-loop", Switch, "false", "Begin again at the end"),
     on(
         "input-file-max-wait",
         Time,
@@ -210,13 +205,13 @@ pub(super) const NETWORK: &[Flag] = &[
         "input-tcp-certificate",
         Text("FILE"),
         "",
-        "With -secure: the certificate, PEM",
+        "With --input-tcp-secure: the certificate, PEM",
     ),
     on(
         "input-tcp-certificate-key",
         Text("FILE"),
         "",
-        "With -secure: its key, PEM",
+        "With --input-tcp-secure: its key, PEM",
     ),
     on(
         "output-tcp",
@@ -229,7 +224,7 @@ pub(super) const NETWORK: &[Flag] = &[
         "output-tcp-skip-verify",
         Switch,
         "false",
-        "With -secure: take any certificate",
+        "With --output-tcp-secure: take any certificate",
     ),
     on(
         "output-tcp-sticky",
@@ -237,7 +232,12 @@ pub(super) const NETWORK: &[Flag] = &[
         "false",
         "What has one id goes over one connection",
     ),
-    on("output-tcp-workers", Count, "10", "Connections to each address"),
+    on(
+        "output-tcp-workers",
+        Count,
+        "10",
+        "Connections to each address",
+    ),
     on(
         "output-tcp-stats",
         Switch,
@@ -268,7 +268,12 @@ pub(super) const NETWORK: &[Flag] = &[
         "false",
         "What has one id goes over one connection",
     ),
-    on("output-ws-workers", Count, "10", "Connections to each address"),
+    on(
+        "output-ws-workers",
+        Count,
+        "10",
+        "Connections to each address",
+    ),
     on(
         "output-ws-stats",
         Switch,
