@@ -3,6 +3,7 @@
 //! What enters: arguments. What leaves: the mode that they ask for, run to its end. What may be lost: nothing; an
 //! argument that is not understood is refused.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use reprise_node::telemetry::{self, LogFormat, TelemetrySettings};
 
 use crate::demo::{self, DemoArgs};
+use crate::gor::{self, GorArgs};
 use crate::inspect::{self, InspectArgs};
 use crate::ledger::{self, LedgerArgs};
 use crate::load::{self, LoadArgs};
@@ -46,10 +48,11 @@ enum Mode {
     Ledger(LedgerArgs),
     Inspect(InspectArgs),
     Load(LoadArgs),
+    Gor(GorArgs),
     Demo(DemoArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct LogArgs {
     /// Log level (error, warn, info, debug, trace) or directives such as info,reprise_relay=debug; REPRISE_LOG counts
     /// where it isn't given [default: info; error for demo, ledger and inspect, warn for load]
@@ -102,7 +105,14 @@ impl Work {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match gor::called(&args) {
+        Some(args) => Cli {
+            mode: Mode::Gor(args),
+            log: LogArgs::default(),
+        },
+        None => Cli::parse_from(args),
+    };
     reprise_node::lifecycle::abort_on_panic();
     start(cli).unwrap_or_else(|error| {
         eprintln!("reprise: {error:#}");
@@ -112,7 +122,7 @@ pub(crate) fn main() -> ExitCode {
 
 /// A mode reads its settings and gives up rights while this thread is the only one; then its work begins.
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    let telemetry = telemetry_settings(&cli);
+    let mut telemetry = telemetry_settings(&cli);
     let work = match cli.mode {
         Mode::Run(args) => modes::run(args)?,
         Mode::Listener(args) => modes::listener(args)?,
@@ -121,6 +131,15 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         Mode::Ledger(args) => Work::new(ledger::run(args)),
         Mode::Load(args) => Work::new(load::run(args)),
         Mode::Demo(args) => Work::new(demo::run(args)),
+        Mode::Gor(args) => match gor::start(args) {
+            gor::Start::Ended(status) => return Ok(status),
+            gor::Start::Go(run) => {
+                telemetry.log = run.log.or(telemetry.log);
+                telemetry.log_format = run.log_format.unwrap_or(telemetry.log_format);
+                telemetry.usual_log = Some(run.usual_log);
+                run.work
+            }
+        },
         // Nothing else runs in this process.
         Mode::Inspect(args) => Work::new(async move { inspect::run(&args) }),
     };
@@ -160,6 +179,7 @@ fn telemetry_settings(cli: &Cli) -> TelemetrySettings {
         Mode::Ledger(_) => "ledger",
         Mode::Inspect(_) => "inspect",
         Mode::Load(_) => "load",
+        Mode::Gor(_) => "gor",
         Mode::Demo(_) => "demo",
     };
     let usual_log = match cli.mode {

@@ -1,4 +1,5 @@
-//! The one binary: a mode for each role, the embedded cluster, the ledger, the demo and a look into files.
+//! The one binary: a mode for each role, the embedded cluster, GoReplay's command line, the ledger, the
+//! demo and a look into files.
 //!
 //! What enters: a command line. What leaves: an exit status: 0 done, 1 failed, 2 a wrong command line.
 //! What may be lost: see the mode that was asked for.
@@ -7,6 +8,7 @@ mod cli;
 mod demo;
 mod embedded;
 mod fetch;
+mod gor;
 mod inspect;
 mod ledger;
 mod load;

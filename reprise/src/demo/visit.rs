@@ -96,11 +96,7 @@ impl Visitor {
     ///
     /// # Errors
     /// Never for the wishes made here.
-    pub(crate) fn request(
-        &self,
-        host: &str,
-        wish: &Wish,
-    ) -> hyper::http::Result<Request<Full<Bytes>>> {
+    pub(crate) fn request(&self, host: &str, wish: &Wish) -> http::Result<Request<Full<Bytes>>> {
         let mut request = Request::builder()
             .method(wish.method.clone())
             .uri(&wish.path)
