@@ -88,13 +88,21 @@ pub enum EdgeEvent {
     MirrorConnections,
     /// Connections to the mirror endpoint that were turned away because there were too many.
     MirrorTurnedAway,
+    /// Connections that bring records.
+    RecordConnections,
+    /// Connections that would bring records, turned away because there were too many.
+    RecordsTurnedAway,
+    /// Requests and records over what a source is limited to.
+    InputLimited,
+    /// Records of answers to replays that the process offered and there was no room for.
+    ReplayedDropped,
 }
 
 const COUNT: usize = EdgeEvent::ALL.len();
 
 impl EdgeEvent {
     /// Every event, in the order of declaration.
-    pub const ALL: [EdgeEvent; 39] = [
+    pub const ALL: [EdgeEvent; 43] = [
         EdgeEvent::Packets,
         EdgeEvent::Bytes,
         EdgeEvent::KernelDropped,
@@ -134,6 +142,10 @@ impl EdgeEvent {
         EdgeEvent::ClosedDropped,
         EdgeEvent::MirrorConnections,
         EdgeEvent::MirrorTurnedAway,
+        EdgeEvent::RecordConnections,
+        EdgeEvent::RecordsTurnedAway,
+        EdgeEvent::InputLimited,
+        EdgeEvent::ReplayedDropped,
     ];
 
     /// Its name in the ledger and as a label.
@@ -178,6 +190,10 @@ impl EdgeEvent {
             EdgeEvent::ClosedDropped => "closed_dropped",
             EdgeEvent::MirrorConnections => "mirror_connections",
             EdgeEvent::MirrorTurnedAway => "mirror_turned_away",
+            EdgeEvent::RecordConnections => "record_connections",
+            EdgeEvent::RecordsTurnedAway => "records_turned_away",
+            EdgeEvent::InputLimited => "input_limited",
+            EdgeEvent::ReplayedDropped => "replayed_dropped",
         }
     }
 }
@@ -276,7 +292,7 @@ mod tests {
         let snapshot = edge.snapshot();
         assert_eq!(snapshot.len(), EdgeEvent::ALL.len());
         assert_eq!(snapshot["packets"], 1);
-        assert_eq!(snapshot["mirror_turned_away"], 39);
+        assert_eq!(snapshot["replayed_dropped"], 43);
     }
 
     #[test]

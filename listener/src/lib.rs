@@ -17,6 +17,7 @@ pub mod http;
 
 pub mod mirror;
 pub mod reading;
+pub mod records;
 
 pub mod budget;
 pub mod edge;
