@@ -17,12 +17,14 @@ pub mod http;
 
 pub mod mirror;
 pub mod reading;
+pub mod record_port;
 pub mod records;
 
 pub mod budget;
 pub mod edge;
 pub mod governor;
 pub mod intake;
+pub mod limit;
 pub mod shed;
 pub mod window;
 
