@@ -203,7 +203,15 @@ mod tests {
         let (edge, limiter) = limiter(three);
         let start = Instant::now();
         let mut id = 0;
-        for (ms, taken) in [(0, 3), (999, 0), (1000, 3), (1999, 0), (2500, 3), (2999, 0), (3000, 3)] {
+        for (ms, taken) in [
+            (0, 3),
+            (999, 0),
+            (1000, 3),
+            (1999, 0),
+            (2500, 3),
+            (2999, 0),
+            (3000, 3),
+        ] {
             let now = start + Duration::from_millis(ms);
             let mut count = 0;
             for _ in 0..10 {
@@ -225,7 +233,9 @@ mod tests {
         let (_, limiter) = limiter(SourceLimit::Share(0.25));
         let now = Instant::now();
         let taken = |kind| -> Vec<u64> {
-            (0..10_000).filter(|id| takes(&limiter, kind, *id, now)).collect()
+            (0..10_000)
+                .filter(|id| takes(&limiter, kind, *id, now))
+                .collect()
         };
         let requests = taken(1);
         assert!((2300..2700).contains(&requests.len()), "{}", requests.len());

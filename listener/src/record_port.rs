@@ -105,7 +105,6 @@ pub(crate) struct Entry {
     intake: Arc<Intake>,
     discards: bool,
     turns: Arc<Turns>,
-    budget: Arc<Budget>,
     edge: Arc<Edge>,
     /// A larger record is passed over.
     max_exchange: usize,
@@ -126,8 +125,7 @@ impl Entry {
             intake,
             discards,
             turns,
-            pool: Pool::new(budget.clone(), max_exchange),
-            budget,
+            pool: Pool::new(budget, max_exchange),
             edge,
             max_exchange,
             reading: Semaphore::new(AT_ONCE),
@@ -188,7 +186,13 @@ pub(crate) fn start(
             flaws: LogLimit::every(WARN_EVERY),
             stop: stop.clone(),
         });
-        let serving = serve(socket, address, opened.tls.clone(), opened.connections, shared);
+        let serving = serve(
+            socket,
+            address,
+            opened.tls.clone(),
+            opened.connections,
+            shared,
+        );
         ports.push(RecordPort {
             address,
             stop: stop.drop_guard(),
@@ -263,7 +267,12 @@ async fn serve(
     info!(%address, "record port stopped");
 }
 
-async fn connect(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn connect(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+) {
     let connection = Connection::new(peer, shared.clone());
     let Some(tls) = tls else {
         return connection.serve(stream).await;

@@ -28,6 +28,8 @@ use crate::edge::EdgeEvent;
 use crate::records;
 
 const READ: usize = 32 << 10;
+/// Where a record has to wait for a place before it goes on, so much is read to see that it goes on at all.
+const PROBE: usize = 512;
 /// What was sent by the time of a stop may come within this time.
 const GRACE: Duration = Duration::from_millis(200);
 /// Flaws of a connection that are told one by one; the rest are only counted …
@@ -54,6 +56,8 @@ pub(super) struct Connection {
     flaws: u64,
     /// Messages in the last read.
     last: usize,
+    /// A record that needs a place goes on.
+    probed: bool,
 }
 
 impl Connection {
@@ -65,6 +69,7 @@ impl Connection {
             shared,
             flaws: 0,
             last: 0,
+            probed: false,
         }
     }
 
@@ -97,14 +102,23 @@ impl Connection {
         let entry = &shared.entry;
         loop {
             self.make_way(false);
-            let under_way = self.cutter.under_way();
-            self.part.place(&entry.pool, under_way).await;
+            let pool = &entry.pool;
+            let most = match self.part.needs_place(pool, self.cutter.under_way()) {
+                false => READ,
+                true if self.probed => {
+                    self.part.place(pool).await;
+                    READ
+                }
+                true => PROBE,
+            };
             let asked = Instant::now();
             // Nobody closes it.
             let turn = entry.reading.acquire().await;
             entry.room().await;
             self.part.waited(asked);
-            if let Some(read) = self.read_now(stream).await {
+            let read = self.read_now(stream, most).await;
+            self.probed = most == PROBE && read.is_some();
+            if let Some(read) = read {
                 return read;
             }
             drop(turn);
@@ -114,10 +128,14 @@ impl Connection {
     }
 
     /// Reads what is there, into a buffer that exists for that long; nothing where nothing is.
-    async fn read_now(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Option<Result<(), End>> {
+    async fn read_now(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        most: usize,
+    ) -> Option<Result<(), End>> {
         poll_fn(|cx| {
             let mut room = [MaybeUninit::uninit(); READ];
-            let mut buffer = ReadBuf::uninit(&mut room);
+            let mut buffer = ReadBuf::uninit(&mut room[..most]);
             Poll::Ready(match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => None,
                 Poll::Ready(Err(error)) => Some(Err(End::Broken(error))),
@@ -156,17 +174,14 @@ impl Connection {
             cutter.push(bytes, found);
         });
         let (under_way, held) = (self.cutter.under_way(), self.cutter.held());
-        if !self.part.holds(&self.shared.entry.pool, under_way, held) {
+        let pool = &self.shared.entry.pool;
+        if !self.part.holds(pool, bytes.len(), under_way, held) {
             self.give_up("too many are under way");
         }
     }
 
     /// Takes in what `cut` finds; a record that is cut off is counted as that.
-    fn cut(
-        &mut self,
-        cut_off: EdgeEvent,
-        cut: impl FnOnce(&mut Cutter, &mut dyn FnMut(Cut<'_>)),
-    ) {
+    fn cut(&mut self, cut_off: EdgeEvent, cut: impl FnOnce(&mut Cutter, &mut dyn FnMut(Cut<'_>))) {
         let shared = &self.shared;
         let entry = &shared.entry;
         let mut messages: Vec<Captured> = Vec::with_capacity(self.last.min(MOST_AT_ONCE));
@@ -213,7 +228,7 @@ impl Connection {
             ..
         } = self;
         cutter.give_up();
-        part.holds(&shared.entry.pool, cutter.under_way(), cutter.held());
+        part.holds(&shared.entry.pool, 0, cutter.under_way(), cutter.held());
         shared.entry.edge.count(EdgeEvent::IncompleteBudget, 1);
         if let Some(suppressed) = shared.flaws.allow() {
             warn!(peer = %self.peer, suppressed, "record port: a record is given up within: {why}");

@@ -80,11 +80,16 @@ impl Cutter {
     }
 
     /// Ends the record under way; returns what stands behind it, or nothing where it goes on.
-    fn complete<'a>(&mut self, bytes: &'a [u8], found: &mut (impl FnMut(Cut<'_>) + ?Sized)) -> Option<&'a [u8]> {
+    fn complete<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        found: &mut (impl FnMut(Cut<'_>) + ?Sized),
+    ) -> Option<&'a [u8]> {
         let before = self.partial.len();
         // A separator that began in the last piece.
         let seam = before - before.min(SEAM);
-        self.partial.extend_from_slice(&bytes[..bytes.len().min(SEAM)]);
+        self.partial
+            .extend_from_slice(&bytes[..bytes.len().min(SEAM)]);
         let (length, behind) = match self.separator.find(&self.partial[seam..]) {
             Some(at) => (seam + at, seam + at + SEPARATOR.len() - before),
             None => {
@@ -121,18 +126,25 @@ impl Cutter {
 
     fn keep(&mut self, bytes: &[u8]) {
         let length = self.partial.len() + bytes.len();
-        if self.passed.is_some() || length > self.max_record {
+        // Of the last bytes some may be the separator's.
+        let most = self.max_record + SEAM;
+        if self.passed.is_some() || length > most {
             self.passed.get_or_insert(Passed::TooLarge);
             let of_bytes = bytes.len().min(SEAM);
             let before = self.partial.len().min(SEAM - of_bytes);
             self.partial.drain(..self.partial.len() - before);
-            self.partial.extend_from_slice(&bytes[bytes.len() - of_bytes..]);
+            self.partial
+                .extend_from_slice(&bytes[bytes.len() - of_bytes..]);
             self.shrink();
             return;
         }
         if length > self.partial.capacity() {
-            let room = (2 * length).min(self.max_record + SEAM);
-            self.partial.reserve_exact(room.max(length) - self.partial.len());
+            // What comes in several pieces will come in more.
+            let room = match self.partial.len() {
+                0 => length,
+                _ => (2 * length).min(most),
+            };
+            self.partial.reserve_exact(room - self.partial.len());
         }
         self.partial.extend_from_slice(bytes);
     }
@@ -172,7 +184,14 @@ impl Cutter {
             Ok(Some(Ok(record))) => {
                 let length = record.header.len() + 1 + record.payload.len();
                 let whole = rest.get(..length).is_some_and(gor::is_whole);
-                found((at, if whole { Ok(record) } else { Err(Passed::CutOff) }));
+                found((
+                    at,
+                    if whole {
+                        Ok(record)
+                    } else {
+                        Err(Passed::CutOff)
+                    },
+                ));
             }
             Ok(Some(Err(skipped))) => found((at, Err(Passed::Flawed(skipped.flaw)))),
             Ok(None) => {}

@@ -1,11 +1,12 @@
 //! What records that are under way may hold, of all connections together.
 //!
 //! What enters: how much each connection's record holds. What leaves: whether it may hold more, and whether it has to be given
-//! up. What may be lost: records whose sender stops within one while others wait for its place, and small ones where their
-//! senders are many and all stop within one; both are counted (`incomplete_budget`).
+//! up. What may be lost: records whose sender stops within one, or is slow, while others wait for its place, and small ones
+//! where their senders are many and all stop within one; both are counted (`incomplete_budget`).
 //!
-//! Small records hold a quarter of the budget at most. A larger one needs a place, of which there are as many as half of
-//! the budget has room for: whoever has one can always read its record to the end, so nobody waits for ever.
+//! Small records hold a quarter of the budget. A larger one, and a small one once those do, needs a place, of which there are
+//! as many as half of the budget has room for: whoever has one can read its record to the end, so nobody waits for ever. Only
+//! those wait for a place for whom something has come, so that who is silent is in nobody's way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,10 +20,10 @@ use crate::budget::Budget;
 /// A record under way that holds more is large.
 const SMALL: usize = 16 << 10;
 
-/// While others wait, a large record is given up where nothing came for so long …
+/// While others wait for its place, a record is given up where nothing came for so long …
 const IDLE: Duration = Duration::from_secs(1);
-/// … or where it took so long in all: 64 MiB come faster by any network within a site.
-const LONG: Duration = Duration::from_secs(10);
+/// … or less than this came in each second since.
+const SLOW: usize = 256 << 10;
 
 /// What a connection costs that holds no record: its task, its socket's place in the runtime.
 const IDLE_COST: usize = 4 << 10;
@@ -50,6 +51,11 @@ impl Pool {
         }
     }
 
+    /// True where small records hold more than this part of the budget.
+    fn small_is_over(&self, part: usize) -> bool {
+        self.small.load(Ordering::Relaxed) > self.budget.limit() / part
+    }
+
     /// What waiting for room doesn't free.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
@@ -66,6 +72,16 @@ struct Place {
     _permit: OwnedSemaphorePermit,
     since: Instant,
     heard: Instant,
+    /// Bytes that came since.
+    came: usize,
+}
+
+impl Place {
+    /// Until when the next bytes have to come, and until when more, where others wait.
+    fn until(&self) -> (Instant, Instant) {
+        let worth = Duration::from_secs_f64(self.came as f64 / SLOW as f64);
+        (self.heard + IDLE, self.since + IDLE + worth)
+    }
 }
 
 /// Counts one that waits for as long as it lives.
@@ -87,11 +103,14 @@ impl Part {
         }
     }
 
-    /// Waits for a place, where the record of so many bytes needs one to go on.
-    pub(super) async fn place(&mut self, pool: &Pool, under_way: usize) {
-        if under_way <= SMALL || self.place.is_some() {
-            return;
-        }
+    /// True where a record of so many bytes goes on only with a place, and has none.
+    pub(super) fn needs_place(&self, pool: &Pool, under_way: usize) -> bool {
+        let is_large = under_way > SMALL || under_way > 0 && pool.small_is_over(4);
+        is_large && self.place.is_none()
+    }
+
+    /// Waits for a place.
+    pub(super) async fn place(&mut self, pool: &Pool) {
         let permit = match pool.places.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -110,36 +129,44 @@ impl Part {
             _permit: permit,
             since: now,
             heard: now,
+            came: 0,
         });
         self.enter(pool, bytes);
     }
 
-    /// The record holds so much now. False where that is too much, and it has to be given up.
-    pub(super) fn holds(&mut self, pool: &Pool, under_way: usize, bytes: usize) -> bool {
+    /// So many bytes came, and the record holds so much now. False where that is too much, and it has to be given up.
+    pub(super) fn holds(
+        &mut self,
+        pool: &Pool,
+        came: usize,
+        under_way: usize,
+        bytes: usize,
+    ) -> bool {
         self.leave(pool);
         match &mut self.place {
-            Some(place) if under_way > SMALL => place.heard = Instant::now(),
+            Some(place) if under_way > SMALL => {
+                place.heard = Instant::now();
+                place.came += came;
+            }
             _ => self.place = None,
         }
         self.enter(pool, bytes);
-        bytes == 0
-            || self.place.is_some()
-            || pool.small.load(Ordering::Relaxed) <= pool.budget.limit() / 4
+        bytes == 0 || self.place.is_some() || !pool.small_is_over(2)
     }
 
-    /// When somebody who waits for the place may have it, unless something comes before.
+    /// When it may be in the way, unless something comes before.
     pub(super) fn until(&self) -> Option<Instant> {
-        let place = self.place.as_ref()?;
-        Some((place.heard + IDLE).min(place.since + LONG))
+        let (idle, slow) = self.place.as_ref()?.until();
+        Some(idle.min(slow))
     }
 
-    /// True where the time is over and somebody else waits for the place; `is_idle` where there is nothing to read now.
+    /// True where somebody else waits for the place, and this one is too slow; `is_idle` where there is nothing to read now.
     pub(super) fn is_in_the_way(&self, pool: &Pool, is_idle: bool) -> bool {
         let Some(place) = &self.place else {
             return false;
         };
-        let now = Instant::now();
-        let is_over = place.since + LONG <= now || is_idle && place.heard + IDLE <= now;
+        let (now, (idle, slow)) = (Instant::now(), place.until());
+        let is_over = slow <= now || is_idle && idle <= now;
         is_over && pool.waiting.load(Ordering::Relaxed) > 0
     }
 
