@@ -15,7 +15,7 @@ use crate::packet::VniRule;
 use crate::reading::crowd::Users;
 use crate::reading::pace::{Pacing, Rate, Repeat, Speed, Stage};
 use crate::reassembly::{Answers, Limits};
-use crate::{SourceSettings, budget, reading};
+use crate::{SourceSettings, budget, limit, mirror, reading, record_port};
 
 /// Where people and probes find a listener's admin port by default.
 pub const ADMIN_PORT: u16 = 28493;
@@ -158,6 +158,7 @@ impl Config {
             vni: self.vni.clone(),
             // In files they are there in any case.
             answers: answers(Answers::Watched),
+            records: reading::Records::default(),
             limits: limits.clone(),
         };
         SourceSettings {
@@ -174,7 +175,11 @@ impl Config {
                 ..capture::Settings::default()
             },
             mirror: self.mirror.clone(),
+            mirror_status: mirror::Status::default(),
+            record_ports: record_port::Settings::default(),
+            dummy: false,
             reading,
+            limits: limit::Limits::default(),
             max_exchange: self.max_exchange,
             memory: self.memory,
             process: budget::LISTENER,

@@ -96,6 +96,14 @@ pub enum EdgeEvent {
     MirrorConnections,
     /// Connections to the mirror endpoint that were turned away because there were too many.
     MirrorTurnedAway,
+    /// Connections that bring records.
+    RecordConnections,
+    /// Connections that would bring records, turned away because there were too many.
+    RecordsTurnedAway,
+    /// Requests and records over what a source is limited to.
+    InputLimited,
+    /// Records of answers to replays that the process offered and there was no room for.
+    ReplayedDropped,
 }
 
 const COUNT: usize = EdgeEvent::ALL.len();
@@ -146,6 +154,10 @@ impl EdgeEvent {
         EdgeEvent::MiddlewareBad,
         EdgeEvent::MirrorConnections,
         EdgeEvent::MirrorTurnedAway,
+        EdgeEvent::RecordConnections,
+        EdgeEvent::RecordsTurnedAway,
+        EdgeEvent::InputLimited,
+        EdgeEvent::ReplayedDropped,
     ];
 
     /// Its name in the ledger and as a label.
@@ -194,6 +206,10 @@ impl EdgeEvent {
             EdgeEvent::MiddlewareBad => "middleware_bad",
             EdgeEvent::MirrorConnections => "mirror_connections",
             EdgeEvent::MirrorTurnedAway => "mirror_turned_away",
+            EdgeEvent::RecordConnections => "record_connections",
+            EdgeEvent::RecordsTurnedAway => "records_turned_away",
+            EdgeEvent::InputLimited => "input_limited",
+            EdgeEvent::ReplayedDropped => "replayed_dropped",
         }
     }
 }
@@ -292,7 +308,7 @@ mod tests {
         let snapshot = edge.snapshot();
         assert_eq!(snapshot.len(), EdgeEvent::ALL.len());
         assert_eq!(snapshot["packets"], 1);
-        assert_eq!(snapshot["mirror_turned_away"], 39);
+        assert_eq!(snapshot["replayed_dropped"], 43);
     }
 
     #[test]

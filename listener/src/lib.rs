@@ -2,7 +2,7 @@
 //!
 //! What enters: packets from interfaces ([`capture`], [`packet`]), put together to streams ([`reassembly`]) and read
 //! as requests ([`http`]); packets from files the same way ([`reading`], [`capture_file`]); or whole requests from
-//! proxies ([`mirror`]). Each enters the resend window ([`intake`], [`window`]). What leaves: batches to a relay
+//! proxies ([`mirror`]); or records that others send ([`record_port`]) or the process itself has ([`feed`]). Each enters the resend window ([`intake`], [`window`]). What leaves: batches to a relay
 //! ([`ship`]). What may be lost: packets that the kernel could not hand over, requests that lack a byte, whole
 //! sessions where memory or CPU is short ([`budget`], [`shed`], [`governor`]), requests for which the window had no
 //! room; each is counted by its reason ([`edge`], the ledger). A listener never stands in the path of production and
@@ -15,8 +15,12 @@ pub mod reassembly;
 
 pub mod http;
 
+pub mod dummy;
+pub mod feed;
 pub mod mirror;
 pub mod reading;
+pub mod record_port;
+pub mod records;
 
 pub mod middleware;
 
@@ -24,6 +28,7 @@ pub mod budget;
 pub mod edge;
 pub mod governor;
 pub mod intake;
+pub mod limit;
 pub mod shed;
 pub mod window;
 
@@ -32,19 +37,18 @@ pub mod ship;
 pub mod config;
 mod gauges;
 mod run;
+mod sources;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use reprise_node::config::ByteSize;
-use reprise_node::{Health, ListenAddress};
+use reprise_node::Health;
 use reprise_proto::Hello;
 use reprise_traffic::Epoch;
-use reprise_traffic::exchange::{Captured, Closed};
+use reprise_traffic::exchange::Captured;
 use reprise_traffic::ledger::{EpochReport, LedgerReport};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
@@ -52,102 +56,26 @@ use tracing::{info, warn};
 pub use capture::CaptureSpec;
 pub use config::Config;
 pub use run::run;
+pub use sources::{SourceSettings, Sources};
 
-use crate::budget::{Budget, Plan};
+use crate::budget::Budget;
 use crate::capture::Captures;
+use crate::dummy::Dummy;
 use crate::edge::Edge;
+use crate::feed::Feed;
 use crate::governor::{CpuLimit, Governed};
 use crate::intake::Intake;
+use crate::limit::Limiter;
 use crate::mirror::Mirror;
-use crate::reading::Reading;
+use crate::reading::{Entrance, Reading};
+use crate::record_port::RecordPort;
+use crate::records::Turns;
 use crate::shed::Shed;
 use crate::ship::Relays;
+use crate::sources::CaptureSink;
 
 /// Unsettled exchanges in the window; their bytes, which come out of the budget, are the bound that counts.
 const WINDOW_EXCHANGES: usize = 1 << 18;
-
-/// What to capture.
-#[derive(Debug, Clone)]
-pub struct SourceSettings {
-    /// Interfaces, ports, and how.
-    pub capture: capture::Settings,
-    /// Where proxies send copies.
-    pub mirror: Vec<ListenAddress>,
-    /// Capture files.
-    pub reading: reading::Settings,
-    /// A larger request is dropped whole.
-    pub max_exchange: ByteSize,
-    /// Resident memory of the whole process.
-    pub memory: ByteSize,
-    /// What of that the process takes without a request: [`budget::LISTENER`] or [`budget::RUN`].
-    pub process: ByteSize,
-}
-
-impl SourceSettings {
-    /// How the memory is shared out.
-    pub fn plan(&self) -> Plan {
-        let rings = match self.capture.specs.is_empty() {
-            true => ByteSize(0),
-            false => ByteSize(self.capture.ring as u64),
-        };
-        Plan {
-            memory: self.memory,
-            process: self.process,
-            rings,
-            max_exchange: self.max_exchange,
-        }
-    }
-}
-
-/// Interfaces and ports that are open, and not read yet.
-pub struct Sources {
-    captures: capture::Opened,
-    mirrors: Vec<TcpListener>,
-    reading: reading::Opened,
-    /// True where something is captured as it happens, and can't wait.
-    live: bool,
-    max_exchange: usize,
-    budget: Arc<Budget>,
-    shed: Arc<Shed>,
-}
-
-impl Sources {
-    /// Opens all, so that nothing has begun when one of them can't be had.
-    ///
-    /// # Errors
-    /// One line, when the memory doesn't suffice, or a file, an interface, a port or the right to capture can't be had.
-    pub fn open(settings: &SourceSettings) -> anyhow::Result<Sources> {
-        let max_exchange = settings.max_exchange.as_usize();
-        let budget = Arc::new(Budget::new(settings.plan().budget()?));
-        let reading = reading::open(settings.reading.clone(), budget.clone())?;
-        let bind = |address: &ListenAddress| address.bind("mirror", "--mirror");
-        let mirrors = settings
-            .mirror
-            .iter()
-            .map(bind)
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let shed = Arc::new(Shed::new(budget.clone()));
-        let captures = capture::open(capture::Settings {
-            budget: budget.clone(),
-            shed: Some(shed.clone()),
-            ..settings.capture.clone()
-        })?;
-        Ok(Sources {
-            captures,
-            live: !(settings.capture.specs.is_empty() && mirrors.is_empty()),
-            mirrors,
-            reading,
-            max_exchange,
-            budget,
-            shed,
-        })
-    }
-
-    /// What all parts of the listener may hold together.
-    pub fn budget(&self) -> &Arc<Budget> {
-        &self.budget
-    }
-}
 
 /// What a listener is made of.
 pub struct Parts {
@@ -174,34 +102,6 @@ pub struct Ended {
     pub unreadable: usize,
 }
 
-/// Takes in what is captured. Reassembly has asked which sessions are shed.
-#[derive(Clone)]
-struct CaptureSink {
-    intake: Arc<Intake>,
-    discards: bool,
-}
-
-impl reassembly::Sink for CaptureSink {
-    fn take(&mut self, request: Captured) {
-        match self.discards {
-            true => self.intake.discard(request),
-            false => self.intake.admit(request),
-        }
-    }
-
-    fn closed(&mut self, closed: Closed) {
-        if !self.discards {
-            self.intake.admit_closed(closed);
-        }
-    }
-}
-
-impl capture::Sink for CaptureSink {
-    fn caught_up(&mut self) {
-        self.intake.announce();
-    }
-}
-
 /// A running listener.
 pub struct Listener {
     node: String,
@@ -211,6 +111,10 @@ pub struct Listener {
     captures: Captures,
     mirrors: Vec<Mirror>,
     mirror_addresses: Vec<SocketAddr>,
+    record_ports: Vec<RecordPort>,
+    record_addresses: Vec<SocketAddr>,
+    dummy: Option<Dummy>,
+    feed: Feed,
     reading: Reading,
     live: bool,
     stop_shipping: CancellationToken,
@@ -228,7 +132,11 @@ impl Listener {
         let Sources {
             captures,
             mirrors: sockets,
+            mirror_status,
+            record_ports,
+            dummy,
             reading,
+            limits,
             live,
             max_exchange,
             budget,
@@ -244,9 +152,12 @@ impl Listener {
             edge.clone(),
         ));
         let discards = matches!(parts.relays, Relays::Nowhere);
-        let sink = || {
-            let intake = intake.clone();
-            move |request| match discards {
+        let turns = Arc::new(Turns::default());
+        let limiter = |limit| Limiter::new(limit, edge.clone());
+        let sink = |limit| {
+            let (intake, limiter) = (intake.clone(), Arc::new(limiter(limit)));
+            move |request: Captured| match discards {
+                _ if !limiter.takes(&request, Instant::now()) => {}
                 true => intake.discard(request),
                 false => intake.offer(request),
             }
@@ -255,18 +166,39 @@ impl Listener {
         for socket in sockets {
             let settings = mirror::Settings {
                 max_exchange,
+                status: mirror_status,
                 ..mirror::Settings::default()
             };
             let (budget, edge) = (budget.clone(), edge.clone());
-            mirrors.push(mirror::start(socket, settings, budget, edge, sink())?);
+            let sink = sink(limits.mirrors);
+            mirrors.push(mirror::start(socket, settings, budget, edge, sink)?);
         }
         let mirror_addresses = mirrors.iter().map(Mirror::address).collect();
+        let entry = Arc::new(record_port::Entry::new(
+            (intake.clone(), discards),
+            turns.clone(),
+            budget.clone(),
+            edge.clone(),
+            max_exchange,
+        ));
+        let record_ports =
+            record_port::start(record_ports, &entry, || limiter(limits.record_ports))?;
+        let record_addresses = record_ports.iter().map(RecordPort::address).collect();
+        let dummy = dummy.then(|| Dummy::start(sink(limits.dummy)));
         let captured = CaptureSink {
             intake: intake.clone(),
+            limiter: Arc::new(limiter(limits.captures)),
             discards,
         };
         let captures = captures.start(&edge, captured)?;
-        let reading = reading.start(&edge, &intake, discards)?;
+        let entrance = Entrance {
+            intake: intake.clone(),
+            discards,
+            turns,
+            limiter: limiter(limits.files),
+        };
+        let reading = reading.start(&edge, entrance)?;
+        let feed = Feed::new(intake.clone(), discards, edge.clone(), max_exchange);
         let stop_governing = CancellationToken::new();
         let governed = Governed {
             shed: shed.clone(),
@@ -299,6 +231,10 @@ impl Listener {
             captures,
             mirrors,
             mirror_addresses,
+            record_ports,
+            record_addresses,
+            dummy,
+            feed,
             reading,
             live,
             stop_shipping,
@@ -312,7 +248,18 @@ impl Listener {
         &self.mirror_addresses
     }
 
-    /// Waits until all files are read and settled and nothing else can come; for ever, where something is captured live.
+    /// Where the ports for streams of records listen.
+    pub fn record_ports(&self) -> &[SocketAddr] {
+        &self.record_addresses
+    }
+
+    /// By which this process itself brings in records.
+    pub fn feed(&self) -> Feed {
+        self.feed.clone()
+    }
+
+    /// Waits until all files are read, all is settled, what was fed included, and nothing else can come; for ever, where
+    /// something is captured live or a port is open.
     pub async fn exhausted(&self) {
         match self.live {
             true => std::future::pending().await,
@@ -340,8 +287,16 @@ impl Listener {
     /// Stops to capture, waits until all that was captured is settled, and closes the books. What can't be settled in
     /// time is counted as dropped or, where it was sent, as unknown.
     pub async fn drain(self, patience: Duration) -> Ended {
+        drop(self.dummy);
         for mirror in self.mirrors {
             mirror.stop().await;
+        }
+        let stopping = self.record_ports.into_iter().map(RecordPort::stop);
+        let stopping: Vec<_> = stopping.map(tokio::spawn).collect();
+        for stopped in stopping {
+            if let Err(error) = stopped.await {
+                warn!(%error, "a record port failed");
+            }
         }
         let (captures, reading) = (self.captures, self.reading);
         let stopping = tokio::task::spawn_blocking(move || {
@@ -363,8 +318,10 @@ impl Listener {
                 unsettled,
                 "not all was settled in time: what was never sent is dropped, the rest is unknown"
             );
+            self.intake.end_feed();
             self.intake.give_up();
         }
+        self.intake.end_feed();
         self.stop_shipping.cancel();
         if let Err(error) = self.shipping.await {
             warn!(%error, "shipping failed");

@@ -1,7 +1,7 @@
 //! The mirror endpoint: an HTTP server for copies of requests, as nginx, Envoy and HAProxy send them.
 //!
 //! What enters: connections of proxies. What leaves: whole requests, into a sink that must not wait; to the proxy at
-//! once `204 No Content`, whatever becomes of the request.
+//! once `204 No Content`, or `200 OK` where asked for, whatever becomes of the request.
 //! What may be lost: what the parser loses, counted the same way; connections past a limit; unfinished requests past
 //! the budget that all parts of the listener share. A proxy never waits for anything behind this endpoint.
 
@@ -27,6 +27,16 @@ use connection::Connection;
 const WARN_EVERY: Duration = Duration::from_secs(10);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// What a proxy is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Status {
+    /// `204 No Content`.
+    #[default]
+    NoContent,
+    /// `200 OK`, with an empty body, as GoReplay does.
+    Ok,
+}
+
 /// Bounds of the mirror endpoint.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -38,6 +48,8 @@ pub struct Settings {
     pub idle: Duration,
     /// A head that takes longer is given up.
     pub head: Duration,
+    /// What is answered to whatever was understood.
+    pub status: Status,
 }
 
 impl Default for Settings {
@@ -47,6 +59,7 @@ impl Default for Settings {
             connections: 1024,
             idle: Duration::from_secs(75),
             head: Duration::from_secs(10),
+            status: Status::default(),
         }
     }
 }

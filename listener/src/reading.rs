@@ -34,8 +34,10 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Budget;
 use crate::edge::Edge;
 use crate::intake::Intake;
+use crate::limit::Limiter;
 use crate::packet::VniRule;
 use crate::reassembly::{self, Answers, Limits, Ports};
+use crate::records::Turns;
 use crowd::Users;
 use merge::Files;
 use pace::Pacing;
@@ -45,6 +47,17 @@ use recording::Wanted;
 
 /// What stands for standard input.
 pub const STDIN: &str = "-";
+
+/// What becomes of the records of a recording.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Records {
+    /// Requests are replayed, and answers go with them where they are needed.
+    #[default]
+    Joined,
+    /// Each is a message of its own ([`crate::records`]), answers and replays too. All count alike where a pace asks for so
+    /// many a second.
+    Apart,
+}
 
 /// What to read, and what to look for in it.
 #[derive(Debug, Clone)]
@@ -61,6 +74,8 @@ pub struct Settings {
     pub vni: Vec<VniRule>,
     /// What of the servers' answers is needed.
     pub answers: Answers,
+    /// What becomes of the records of a recording.
+    pub records: Records,
     /// Bounds of the reassembly. In files, those on time don't hold ([`crate::capture_file::without_hurry`]).
     pub limits: Limits,
 }
@@ -74,6 +89,7 @@ impl Default for Settings {
             ports: Vec::new(),
             vni: Vec::new(),
             answers: Answers::Watched,
+            records: Records::default(),
             limits: Limits::default(),
         }
     }
@@ -96,6 +112,9 @@ impl Settings {
                 "--speed, --rate, --stages, --loop and --max-gap are about the files of --read: give one"
             );
         }
+        if self.records == Records::Apart && !self.users.are_as_recorded() {
+            bail!("records that are read apart have no users that could be multiplied");
+        }
         self.pacing.check().map_err(anyhow::Error::msg)?;
         Ok(())
     }
@@ -117,6 +136,17 @@ impl Settings {
 
 fn is_stdin(file: &Path) -> bool {
     file == Path::new(STDIN)
+}
+
+/// Where what is read goes.
+pub(crate) struct Entrance {
+    pub(crate) intake: Arc<Intake>,
+    /// It is only counted.
+    pub(crate) discards: bool,
+    /// Numbers the requests of records.
+    pub(crate) turns: Arc<Turns>,
+    /// What of it is taken, by when it leaves.
+    pub(crate) limiter: Limiter,
 }
 
 /// Files that can be read, and aren't yet.
@@ -161,20 +191,15 @@ pub fn open(settings: Settings, budget: Arc<Budget>) -> anyhow::Result<Opened> {
 }
 
 impl Opened {
-    /// Starts the thread that reads all into `intake`, or only counts where that `discards`.
+    /// Starts the thread that reads all.
     ///
     /// # Errors
     /// If the system grants no thread, or nothing to stop it by.
-    pub(crate) fn start(
-        self,
-        edge: &Arc<Edge>,
-        intake: &Arc<Intake>,
-        discards: bool,
-    ) -> io::Result<Reading> {
+    pub(crate) fn start(self, edge: &Arc<Edge>, entrance: Entrance) -> io::Result<Reading> {
         let stop = Arc::new(Stop::new()?);
         let (done, unreadable) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let mut reading = Reading {
-            intake: intake.clone(),
+            intake: entrance.intake.clone(),
             stop: stop.clone(),
             done: done.clone(),
             unreadable: unreadable.clone(),
@@ -188,14 +213,14 @@ impl Opened {
             wanted: Wanted {
                 reassembly: self.settings.reassembly(&self.budget),
                 vni: self.settings.vni.iter().copied().collect(),
+                records: self.settings.records,
                 edge: edge.clone(),
                 stop,
                 tells: true,
             },
             pacing: self.settings.pacing,
             users: self.settings.users,
-            intake: intake.clone(),
-            discards,
+            entrance,
         };
         let parts = self.parts;
         let run = move || {

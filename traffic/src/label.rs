@@ -54,6 +54,11 @@ impl Label {
         }
     }
 
+    /// Gives it another place in the row of its source's requests.
+    pub fn set_turn(&mut self, turn: u64) {
+        self.turn = turn;
+    }
+
     /// What the message is.
     pub fn kind(&self) -> Kind {
         self.kind

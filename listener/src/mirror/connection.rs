@@ -19,13 +19,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::Shared;
+use super::{Shared, Status};
 use crate::edge::EdgeEvent;
 use crate::http::{Arrival, Event, Incomplete, RequestParser, Skip, Switching, is_persistent};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n";
 const NO_CONTENT_CLOSE: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n";
+const OK_CLOSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const BAD_REQUEST: &[u8] =
@@ -196,7 +198,7 @@ impl Connection {
                 Event::Continue => answers.extend_from_slice(CONTINUE),
                 Event::Request(message) => {
                     *last = !is_persistent(&message.head);
-                    answers.extend_from_slice(if *last { NO_CONTENT_CLOSE } else { NO_CONTENT });
+                    answers.extend_from_slice(understood(shared.settings.status, *last));
                     sink(Captured {
                         captured_ns: message.captured_ns,
                         client: *peer,
@@ -214,8 +216,7 @@ impl Connection {
                     *last = !persistent || skip == Skip::TooLarge;
                     answers.extend_from_slice(match (skip, *last) {
                         (Skip::TooLarge, _) => TOO_LARGE,
-                        (_, true) => NO_CONTENT_CLOSE,
-                        (_, false) => NO_CONTENT,
+                        (_, last) => understood(shared.settings.status, last),
                     });
                 }
                 Event::Incomplete(cause) => shared.edge.count(cause.into(), 1),
@@ -272,6 +273,15 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.budget.give(IDLE_COST + self.held);
+    }
+}
+
+fn understood(status: Status, last: bool) -> &'static [u8] {
+    match (status, last) {
+        (Status::NoContent, false) => NO_CONTENT,
+        (Status::NoContent, true) => NO_CONTENT_CLOSE,
+        (Status::Ok, false) => OK,
+        (Status::Ok, true) => OK_CLOSE,
     }
 }
 

@@ -131,6 +131,7 @@ async fn bounds_hold() {
         connections: 2,
         idle: Duration::from_millis(300),
         head: Duration::from_millis(200),
+        ..Settings::default()
     };
     let endpoint = Endpoint::within(Budget::new(50_000), settings).await;
     let post = |length: usize| {
@@ -184,4 +185,22 @@ async fn a_stop_lets_what_is_under_way_become_complete() {
     tokio::join!(endpoint.mirror.stop(), answered);
     assert!(began.elapsed() < Duration::from_millis(900));
     assert_eq!(endpoint.found.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn who_asks_for_it_is_answered_200() {
+    let settings = Settings {
+        status: Status::Ok,
+        ..Settings::default()
+    };
+    let endpoint = Endpoint::start(settings).await;
+    let answer = endpoint
+        .answer(
+            "GET /1 HTTP/1.1\r\n\r\nGET /marked HTTP/1.1\r\nReprise-Id: a/b/1\r\n\r\n\
+             GET /2 HTTP/1.1\r\nConnection: close\r\n\r\n",
+        )
+        .await;
+    assert_eq!(statuses(&answer), ["200"; 3]);
+    assert_eq!(answer.matches("Content-Length: 0\r\n").count(), 3);
+    assert_eq!(endpoint.targets(), ["/1", "/2"]);
 }

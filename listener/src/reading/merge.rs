@@ -14,9 +14,10 @@ use tracing::error;
 
 use super::at_hand::AtHand;
 use super::found::Found;
-use super::is_stdin;
 use super::pipe;
 use super::recording::{self, Recording, Wanted};
+use super::{Records, is_stdin};
+use crate::reassembly::Answers;
 
 /// Files that can be read, and when what is in each begins.
 #[derive(Debug, Clone, Default)]
@@ -126,7 +127,11 @@ impl Merge {
         match Recording::open(&path, &self.wanted) {
             Ok(recording) => {
                 let settings = &self.wanted.reassembly;
-                let at_hand = AtHand::new(settings.answers, settings.budget.clone());
+                let answers = match self.wanted.records {
+                    Records::Joined => settings.answers,
+                    Records::Apart => Answers::Unseen,
+                };
+                let at_hand = AtHand::new(answers, settings.budget.clone());
                 let mut file = InOrder::new(path, recording, at_hand);
                 file.fill();
                 self.open.push(file);

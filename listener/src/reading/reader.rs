@@ -5,20 +5,20 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use reprise_traffic::Closed;
 use reprise_traffic::exchange::Captured;
 use tracing::{debug, error, info};
 
+use super::Entrance;
 use super::crowd::{Crowd, Users};
 use super::found::Found;
 use super::merge::{self, Files, Merge};
 use super::pace::{Pacing, Repeat};
 use super::recording::{Recording, Wanted};
 use super::timetable::{Leaves, Timetable};
-use crate::intake::{Due, Intake};
+use crate::intake::Due;
 
 /// Requests are on their way to the replayers so long before they are due. It covers what relays and busy processors may
 /// hold them up, and is little enough to be kept in memory at 100,000 requests a second.
@@ -47,8 +47,7 @@ pub(super) struct Reader {
     pub(super) wanted: Wanted,
     pub(super) pacing: Pacing,
     pub(super) users: Users,
-    pub(super) intake: Arc<Intake>,
-    pub(super) discards: bool,
+    pub(super) entrance: Entrance,
 }
 
 /// When a replay began, by two clocks.
@@ -170,7 +169,7 @@ impl Stage<'_> {
             true => self
                 .closing
                 .push_back((closed, timetable.closes(closed.closed_ns))),
-            false => self.reader.intake.drop_closed(1),
+            false => self.reader.entrance.intake.drop_closed(1),
         }
     }
 
@@ -212,7 +211,7 @@ impl Reader {
                 Part::Pipe(path) => self.follow(&path),
             };
         }
-        self.intake.announce();
+        self.entrance.intake.announce();
         unreadable
     }
 
@@ -278,7 +277,7 @@ impl Reader {
                     None => return Ok(()),
                 }
                 // The next may be long in coming.
-                self.intake.announce();
+                self.entrance.intake.announce();
             }
         };
         let Err(error) = read() else {
@@ -292,44 +291,62 @@ impl Reader {
     }
 
     fn wait_for_room(&self, held: usize) {
-        if !self.discards {
-            self.intake.wait_for_room(held, self.wanted.stop.flag());
+        if !self.entrance.discards {
+            self.entrance
+                .intake
+                .wait_for_room(held, self.wanted.stop.flag());
         }
     }
 
+    /// Gives what is within the source's limit its turn.
+    fn let_in(&self, mut request: Captured, leaves: Instant) -> Option<Captured> {
+        if !self.entrance.limiter.takes(&request, leaves) {
+            return None;
+        }
+        self.entrance.turns.number(&mut request);
+        Some(request)
+    }
+
     fn take(&self, request: Captured) {
-        match self.discards {
-            true => self.intake.discard(request),
-            false => self.intake.admit_waited(request),
+        let Some(request) = self.let_in(request, Instant::now()) else {
+            return;
+        };
+        match self.entrance.discards {
+            true => self.entrance.intake.discard(request),
+            false => self.entrance.intake.admit_waited(request),
         }
     }
 
     fn close(&self, closed: Closed) {
-        if !self.discards {
-            self.intake.admit_closed(closed);
+        if !self.entrance.discards {
+            self.entrance.intake.admit_closed(closed);
         }
     }
 
     fn take_due(&self, request: Captured, due: Due, held: usize) {
-        if self.discards {
-            return self.intake.discard(request);
+        let Some(request) = self.let_in(request, due.instant) else {
+            return;
+        };
+        if self.entrance.discards {
+            return self.entrance.intake.discard(request);
         }
         self.wait_until(due);
         // What was not due when the replay was stopped does not take place.
         if !self.wanted.stop.is_asked() {
-            self.intake
+            self.entrance
+                .intake
                 .admit_due(request, due, held, self.wanted.stop.flag());
         }
     }
 
     /// Sleeps until it is time for what is due then to be on its way.
     fn wait_until(&self, due: Due) {
-        if self.discards {
+        if self.entrance.discards {
             return;
         }
         let ahead = due.instant.saturating_duration_since(Instant::now());
         if ahead > AHEAD {
-            self.intake.announce();
+            self.entrance.intake.announce();
             let until = due.instant - (AHEAD - STEP);
             while let Some(left) = until.checked_duration_since(Instant::now())
                 && !left.is_zero()

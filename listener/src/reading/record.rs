@@ -57,7 +57,7 @@ pub fn request(record: &Record<'_>, max_exchange: usize) -> Found {
 }
 
 /// A request whose head announces just the bytes behind it: nearly all are.
-fn plain(record: &Record<'_>, max_exchange: usize) -> Option<Message> {
+pub(crate) fn plain(record: &Record<'_>, max_exchange: usize) -> Option<Message> {
     let payload = record.payload;
     let split = EMPTY_LINE.find(payload)? + 4;
     if payload.len() > max_exchange || payload.starts_with(b"\r") || payload.starts_with(b"\n") {
@@ -87,7 +87,7 @@ fn plain(record: &Record<'_>, max_exchange: usize) -> Option<Message> {
 }
 
 /// Any other, by the parser that live captures have.
-fn parsed(record: &Record<'_>, max_exchange: usize) -> Found {
+pub(crate) fn parsed(record: &Record<'_>, max_exchange: usize) -> Found {
     let mut parser = RequestParser::new(max_exchange, Switching::Guess);
     let mut found = None;
     let mut has_more = false;
@@ -118,7 +118,7 @@ fn parsed(record: &Record<'_>, max_exchange: usize) -> Found {
 }
 
 /// The request as one that was captured from a client that stands for the record's connection.
-pub(super) fn captured(record: &Record<'_>, message: Message) -> Captured {
+pub(crate) fn captured(record: &Record<'_>, message: Message) -> Captured {
     Captured {
         captured_ns: message.captured_ns,
         client: client(record.id),
@@ -133,10 +133,10 @@ pub(super) fn captured(record: &Record<'_>, message: Message) -> Captured {
 }
 
 /// The first of the addresses that lead nowhere (RFC 6666).
-pub(super) const NOBODY: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
+pub(crate) const NOBODY: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
 
 /// An address of those that lead nowhere, the same for all requests of a connection.
-fn client(id: &[u8]) -> SocketAddr {
+pub(crate) fn client(id: &[u8]) -> SocketAddr {
     let connection = match id.len() {
         24 => &id[..12],
         _ => id,

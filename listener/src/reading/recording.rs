@@ -16,6 +16,7 @@ use reprise_traffic::exchange::Captured;
 use reprise_traffic::gor::{self, Kind, Skipped};
 use tracing::{info, warn};
 
+use super::Records;
 use super::answer;
 use super::at_hand::AtHand;
 use super::found::Found;
@@ -25,6 +26,7 @@ use crate::capture_file::{self, CaptureFile, FileError, Packet, Peeked};
 use crate::edge::{Edge, EdgeEvent};
 use crate::packet::{DecodeSettings, Decoder, Frame, VniFilter};
 use crate::reassembly::{self, Reassembler, Sink};
+use crate::records;
 
 type Stream = Peeked<Box<dyn BufRead>>;
 
@@ -36,6 +38,7 @@ const TOLD: u64 = 10;
 pub(super) struct Wanted {
     pub(super) reassembly: reassembly::Settings,
     pub(super) vni: VniFilter,
+    pub(super) records: Records,
     pub(super) edge: Arc<Edge>,
     pub(super) stop: Arc<Stop>,
     /// Whether to say what is wrong with a file; it is counted in any case.
@@ -229,6 +232,22 @@ impl Recording {
                 Some(format!(
                     "line {line}, byte {at}: a record is passed over: {flaw}"
                 ))
+            }
+            Ok(Some(Ok(record))) if self.wanted.records == Records::Apart => {
+                let line = record.line;
+                match records::message(&record, max_exchange) {
+                    Ok(message) => {
+                        self.ready.take(message);
+                        None
+                    }
+                    Err(event) => {
+                        self.wanted.edge.count(event, 1);
+                        Some(format!(
+                            "line {line}, byte {at}: a record is passed over: {}",
+                            event.as_str()
+                        ))
+                    }
+                }
             }
             Ok(Some(Ok(record))) if record.kind != Kind::Request => {
                 if record.kind == Kind::Answer

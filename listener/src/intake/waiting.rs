@@ -1,0 +1,123 @@
+//! For those who can wait: they read no further while the window has no room.
+//!
+//! What enters: requests of files and records of streams, when there is room. What leaves: the same into the window.
+//! What may be lost: what is due and finds no room by then, counted as dropped (`listener_full`); nothing else.
+
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use reprise_traffic::DropReason;
+use reprise_traffic::exchange::Captured;
+
+use super::{Inner, Intake};
+
+/// When a request is to leave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Due {
+    pub(crate) instant: Instant,
+    /// The same for other hosts.
+    pub(crate) unix_ns: u64,
+}
+
+impl Intake {
+    /// Blocks while the window has no room for what can wait, or until `stop` is set and [`Intake::wake_readers`] called.
+    /// The caller holds `own` bytes itself, which waiting doesn't free.
+    ///
+    /// There is room while half of what the caller leaves of the budget is free: the other half is for live sources, which
+    /// can't wait. An empty window is always room enough, since nothing that could be waited for would make more.
+    pub(crate) fn wait_for_room(&self, own: usize, stop: &AtomicBool) {
+        let is_short =
+            |inner: &mut Inner| self.is_short(inner, own) && !stop.load(Ordering::Relaxed);
+        let mut inner = self.lock();
+        if !is_short(&mut inner) {
+            return;
+        }
+        drop(inner);
+        self.announce();
+        let waited = self.room.wait_while(self.lock(), is_short);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The same for a task: waits while the window has no room for what can wait.
+    pub(crate) async fn room(&self, own: usize) {
+        loop {
+            let freed = self.freed.notified();
+            if !self.is_short(&self.lock(), own) {
+                return;
+            }
+            self.announce();
+            freed.await;
+        }
+    }
+
+    fn is_short(&self, inner: &Inner, own: usize) -> bool {
+        let window = &inner.window;
+        let unsettled = window.unsettled();
+        let full = unsettled >= inner.ahead.exchanges || window.is_full() || self.is_half_used(own);
+        full && unsettled > 0
+    }
+
+    /// Has those who wait for room look again.
+    pub(crate) fn wake_readers(&self) {
+        // Under the lock: whoever has just looked waits by now.
+        let _inner = self.lock();
+        self.room.notify_all();
+    }
+
+    /// Counts a captured request and takes it in, after [`Intake::wait_for_room`].
+    pub(crate) fn admit_waited(&self, request: Captured) {
+        let size = request.size();
+        let mut inner = self.lock();
+        inner.books.captured();
+        inner.window.admit_waited(request, None);
+        self.taken_in(inner, size);
+    }
+
+    /// The same for all that came at once, of which whoever ships is told.
+    pub(crate) fn admit_all(&self, requests: &mut Vec<Captured>) {
+        if requests.is_empty() {
+            return;
+        }
+        let mut inner = self.lock();
+        for request in requests.drain(..) {
+            inner.books.captured();
+            inner.window.admit_waited(request, None);
+        }
+        inner.unannounced = 0;
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// Counts a captured request and takes it in, to be sent when it is due. It waits for room until then, but no longer:
+    /// a schedule waits for nobody. Without room it is counted as dropped.
+    pub(crate) fn admit_due(&self, request: Captured, due: Due, own: usize, stop: &AtomicBool) {
+        let size = request.size();
+        let is_short = |inner: &mut Inner| {
+            !stop.load(Ordering::Relaxed) && (inner.window.is_full() || self.is_half_used(own))
+        };
+        let mut inner = self.lock();
+        if is_short(&mut inner) {
+            drop(inner);
+            self.announce();
+            let left = due.instant.saturating_duration_since(Instant::now());
+            let waited = self.room.wait_timeout_while(self.lock(), left, is_short);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if is_short(&mut inner) {
+                inner.books.captured();
+                inner.books.dropped(DropReason::ListenerFull, 1);
+                return;
+            }
+        }
+        // Only now: whoever looks at the books meanwhile would find one that is neither in flight nor ended.
+        inner.books.captured();
+        inner.window.admit_waited(request, Some(due.unix_ns));
+        self.taken_in(inner, size);
+    }
+
+    /// The other half is for live sources, which can't wait. What the caller holds itself doesn't count.
+    pub(super) fn is_half_used(&self, own: usize) -> bool {
+        let (used, limit) = (self.budget.used(), self.budget.limit());
+        used.saturating_sub(own) > limit.saturating_sub(own) / 2
+    }
+}
