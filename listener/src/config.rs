@@ -180,6 +180,7 @@ impl Config {
             dummy: false,
             reading,
             limits: limit::Limits::default(),
+            middleware: None,
             max_exchange: self.max_exchange,
             memory: self.memory,
             process: budget::LISTENER,

@@ -7,9 +7,10 @@
 //! ([`waiting`]), and nothing of theirs is shed or dropped.
 
 mod ahead;
+mod through;
 mod waiting;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use reprise_proto::Settlement;
@@ -23,6 +24,7 @@ pub(crate) use waiting::Due;
 
 use crate::budget::Budget;
 use crate::edge::{Edge, EdgeEvent};
+use crate::middleware::Middleware;
 use crate::shed::Shed;
 use crate::window::{Lost, Room, StreamId, Taken, Window};
 
@@ -42,6 +44,8 @@ pub struct Intake {
     changed: Notify,
     /// Told when nothing is left to settle.
     emptied: Notify,
+    /// What all messages pass before they are counted as captured.
+    middleware: OnceLock<Middleware>,
 }
 
 #[derive(Debug)]
@@ -90,6 +94,7 @@ impl Intake {
             freed: Notify::new(),
             changed: Notify::new(),
             emptied: Notify::new(),
+            middleware: OnceLock::new(),
         }
     }
 
@@ -112,6 +117,9 @@ impl Intake {
     /// asked [`Shed::turned_away`] already, when the request began, and who call [`Intake::announce`] at the end of
     /// what came at once.
     pub fn admit(&self, request: Captured) {
+        if let Some(middleware) = self.middleware.get() {
+            return middleware.offer(request);
+        }
         let size = request.size();
         let mut inner = self.lock();
         inner.books.captured();
@@ -260,6 +268,10 @@ impl Intake {
     /// Takes in a record of the process itself, unless half of the budget is used or [`MOST_FED`] exchanges are unsettled: what
     /// is captured comes first. False where it isn't taken, or the life is over.
     pub(crate) fn feed(&self, record: Captured) -> bool {
+        if let Some(middleware) = self.middleware.get() {
+            middleware.offer(record);
+            return true;
+        }
         let size = record.size();
         let mut inner = self.lock();
         if inner.is_over || inner.window.unsettled() >= MOST_FED || self.is_half_used(0) {

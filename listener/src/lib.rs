@@ -137,6 +137,7 @@ impl Listener {
             dummy,
             reading,
             limits,
+            middleware,
             live,
             max_exchange,
             budget,
@@ -152,6 +153,9 @@ impl Listener {
             edge.clone(),
         ));
         let discards = matches!(parts.relays, Relays::Nowhere);
+        if let Some(settings) = middleware {
+            intake.pass_through(settings, max_exchange)?;
+        }
         let turns = Arc::new(Turns::default());
         let limiter = |limit| Limiter::new(limit, edge.clone());
         let sink = |limit| {
@@ -266,7 +270,7 @@ impl Listener {
             false => self.reading.done().await,
         }
         // Files can wait: a stop's patience is not for them.
-        self.intake.settled().await;
+        self.intake.all_through().await;
     }
 
     /// Shows the budget and the share of sessions that is captured among a node's metrics.
@@ -309,10 +313,12 @@ impl Listener {
         });
         let waiting = self.intake.used().exchanges;
         info!(waiting, "draining");
-        if tokio::time::timeout(patience, self.intake.settled())
-            .await
-            .is_err()
-        {
+        let settled = async {
+            self.intake.all_through().await;
+            self.intake.finish_middleware().await;
+            self.intake.settled().await;
+        };
+        if tokio::time::timeout(patience, settled).await.is_err() {
             let unsettled = self.intake.used().exchanges;
             warn!(
                 unsettled,

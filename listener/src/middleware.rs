@@ -12,8 +12,9 @@ mod pending;
 mod program;
 mod queue;
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ use program::Program;
 use queue::Queue;
 
 /// How a program is run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The program and its arguments; not empty.
     pub command: Vec<String>,
@@ -95,6 +96,7 @@ pub struct Middleware {
     shared: Arc<Shared>,
     /// For ids of what was captured here.
     epoch: Arc<Epoch>,
+    turns: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -129,6 +131,7 @@ impl Middleware {
         Ok(Middleware {
             shared,
             epoch,
+            turns: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -141,24 +144,17 @@ impl Middleware {
         }
     }
 
-    /// The same, waiting for room, unless nothing moves for long or `stop` is set.
-    pub(crate) fn offer_waiting(&self, message: Captured, stop: &AtomicBool) {
-        let mut entry = self.entry(message);
-        loop {
-            entry = match self.shared.queue.offer(entry) {
-                Ok(()) => return,
-                Err(full) => full,
-            };
-            let stopped = stop.load(Ordering::Relaxed);
-            if stopped || self.shared.queue.wait_for_room() > STALLED {
-                return self.shared.edge.count(EdgeEvent::MiddlewareFull, 1);
-            }
-        }
+    /// True where those who can wait should: half of its queue is full, and it goes on taking.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.shared.queue.is_half_full() && self.shared.queue.still_for() < STALLED
     }
 
     /// What came as a record keeps its id; of all else it is made now.
     fn entry(&self, message: Captured) -> Exchange {
-        let sequence = self.shared.pending().next_number();
+        let sequence = match message.label.is_some() {
+            true => 0,
+            false => self.turns.fetch_add(1, Ordering::Relaxed),
+        };
         let mut exchange = Exchange {
             id: ExchangeId {
                 epoch: self.epoch.clone(),
@@ -207,6 +203,12 @@ impl Middleware {
         }
         let left = self.shared.pending().clear() as u64;
         self.shared.edge.count(EdgeEvent::MiddlewareLeftOut, left);
+    }
+}
+
+impl fmt::Debug for Middleware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "middleware {:?}", self.shared.settings.command)
     }
 }
 

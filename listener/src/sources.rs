@@ -15,7 +15,7 @@ use crate::budget::{Budget, Plan};
 use crate::intake::Intake;
 use crate::limit::{Limiter, Limits};
 use crate::shed::Shed;
-use crate::{capture, mirror, reading, reassembly, record_port};
+use crate::{capture, middleware, mirror, reading, reassembly, record_port};
 
 /// What to capture.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct SourceSettings {
     pub reading: reading::Settings,
     /// What of all that is taken.
     pub limits: Limits,
+    /// What all of it passes.
+    pub middleware: Option<middleware::Settings>,
     /// A larger request is dropped whole.
     pub max_exchange: ByteSize,
     /// Resident memory of the whole process.
@@ -67,6 +69,7 @@ pub struct Sources {
     pub(crate) dummy: bool,
     pub(crate) reading: reading::Opened,
     pub(crate) limits: Limits,
+    pub(crate) middleware: Option<middleware::Settings>,
     /// True where something comes as it happens, and has no end.
     pub(crate) live: bool,
     pub(crate) max_exchange: usize,
@@ -108,6 +111,7 @@ impl Sources {
             dummy: settings.dummy,
             reading,
             limits: settings.limits,
+            middleware: settings.middleware.clone(),
             max_exchange,
             budget,
             shed,

@@ -5,12 +5,16 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use reprise_traffic::DropReason;
 use reprise_traffic::exchange::Captured;
 
 use super::{Inner, Intake};
+use crate::middleware::Middleware;
+
+/// Between two looks at a middleware's queue.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// When a request is to leave.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +39,21 @@ impl Intake {
         }
         drop(inner);
         self.announce();
+        if self.middleware.get().is_some() {
+            // It tells nobody when it has room.
+            while is_short(&mut self.lock()) {
+                std::thread::sleep(LOOK);
+            }
+            return;
+        }
+        let waited = self.room.wait_while(self.lock(), is_short);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The same for what a program writes back: it doesn't wait for itself.
+    pub(super) fn wait_for_window(&self, stop: &AtomicBool) {
+        let is_short =
+            |inner: &mut Inner| self.is_window_short(inner, 0) && !stop.load(Ordering::Relaxed);
         let waited = self.room.wait_while(self.lock(), is_short);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
@@ -47,11 +66,21 @@ impl Intake {
                 return;
             }
             self.announce();
-            freed.await;
+            match self.middleware.get() {
+                Some(_) => tokio::time::sleep(LOOK).await,
+                None => freed.await,
+            }
         }
     }
 
     fn is_short(&self, inner: &Inner, own: usize) -> bool {
+        if self.middleware.get().is_some_and(Middleware::is_busy) {
+            return true;
+        }
+        self.is_window_short(inner, own)
+    }
+
+    fn is_window_short(&self, inner: &Inner, own: usize) -> bool {
         let window = &inner.window;
         let unsettled = window.unsettled();
         let full = unsettled >= inner.ahead.exchanges || window.is_full() || self.is_half_used(own);
@@ -67,6 +96,13 @@ impl Intake {
 
     /// Counts a captured request and takes it in, after [`Intake::wait_for_room`].
     pub(crate) fn admit_waited(&self, request: Captured) {
+        match self.middleware.get() {
+            Some(middleware) => middleware.offer(request),
+            None => self.take_in_waited(request),
+        }
+    }
+
+    pub(super) fn take_in_waited(&self, request: Captured) {
         let size = request.size();
         let mut inner = self.lock();
         inner.books.captured();
@@ -76,6 +112,11 @@ impl Intake {
 
     /// The same for all that came at once, of which whoever ships is told.
     pub(crate) fn admit_all(&self, requests: &mut Vec<Captured>) {
+        if let Some(middleware) = self.middleware.get() {
+            return requests
+                .drain(..)
+                .for_each(|request| middleware.offer(request));
+        }
         if requests.is_empty() {
             return;
         }
@@ -92,6 +133,14 @@ impl Intake {
     /// Counts a captured request and takes it in, to be sent when it is due. It waits for room until then, but no longer:
     /// a schedule waits for nobody. Without room it is counted as dropped.
     pub(crate) fn admit_due(&self, request: Captured, due: Due, own: usize, stop: &AtomicBool) {
+        if let Some(middleware) = self.middleware.get() {
+            // A program's lines have no instant: they leave when they come back.
+            let left = || due.instant.saturating_duration_since(Instant::now());
+            while !left().is_zero() && !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(left().min(LOOK));
+            }
+            return middleware.offer(request);
+        }
         let size = request.size();
         let is_short = |inner: &mut Inner| {
             !stop.load(Ordering::Relaxed) && (inner.window.is_full() || self.is_half_used(own))

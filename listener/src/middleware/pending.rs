@@ -43,8 +43,8 @@ impl Default for Pending {
 }
 
 impl Pending {
-    /// A number that nothing else has.
-    pub(super) fn next_number(&mut self) -> u64 {
+    /// A number that no other entry has.
+    fn next_number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
     }
@@ -74,11 +74,17 @@ impl Pending {
         given_up
     }
 
-    /// A message came back: where it came from, if it is one of those that were sent.
-    pub(super) fn came_back(&mut self, kind: Kind, id: &[u8], now: Instant) -> Option<Origin> {
+    /// Where a message came from, if it is one of those that were sent.
+    pub(super) fn origin(&self, kind: Kind, id: &[u8]) -> Option<Origin> {
+        let key: Key = (kind.digit(), id.into());
+        self.messages.get(&key).map(|entry| entry.origin)
+    }
+
+    /// A message came back.
+    pub(super) fn came_back(&mut self, kind: Kind, id: &[u8], now: Instant) {
         self.moved = now;
         let key: Key = (kind.digit(), id.into());
-        let entry = self.messages.remove(&key);
+        self.messages.remove(&key);
         while let Some((oldest, number)) = self.order.front()
             && self
                 .messages
@@ -87,7 +93,6 @@ impl Pending {
         {
             self.order.pop_front();
         }
-        entry.map(|entry| entry.origin)
     }
 
     /// True where all came back.
@@ -131,20 +136,20 @@ mod tests {
                 0
             );
         }
+        let mut back = |kind, id: &[u8]| {
+            let origin = pending.origin(kind, id);
+            pending.came_back(kind, id, now);
+            origin
+        };
         let id = |n: u64| n.to_be_bytes();
-        assert_eq!(
-            pending.came_back(Kind::Request, &id(7), now),
-            Some(origin(7))
-        );
-        assert_eq!(pending.came_back(Kind::Request, &id(7), now), None);
-        assert_eq!(pending.came_back(Kind::Answer, &id(8), now), None);
+        assert_eq!(back(Kind::Request, &id(7)), Some(origin(7)));
+        assert_eq!(back(Kind::Request, &id(7)), None);
+        assert_eq!(back(Kind::Answer, &id(8)), None);
         assert_eq!(pending.sent(Kind::Answer, b"a", origin(1), now), 0);
         assert_eq!(pending.sent(Kind::Answer, b"b", origin(2), now), 1);
-        assert_eq!(pending.came_back(Kind::Request, &id(0), now), None);
-        assert_eq!(
-            pending.came_back(Kind::Request, &id(1), now),
-            Some(origin(1))
-        );
+        assert_eq!(pending.origin(Kind::Request, &id(0)), None);
+        assert_eq!(pending.origin(Kind::Request, &id(1)), Some(origin(1)));
+        pending.came_back(Kind::Request, &id(1), now);
         assert_eq!(pending.clear(), MOST - 1);
         assert!(pending.is_empty() && pending.order.is_empty());
     }

@@ -94,7 +94,9 @@ impl Program {
             };
             match shared.queue.take() {
                 Some(message) => {
-                    write(shared, input, &message)?;
+                    let written = write(shared, input, &message);
+                    shared.queue.done();
+                    written?;
                     if shared.queue.is_empty() {
                         input.flush()?;
                     }
@@ -158,7 +160,7 @@ pub(super) fn keep_running(shared: &Arc<Shared>, first: Program) {
             while shared.queue.take().is_some() {
                 shared.edge.count(EdgeEvent::MiddlewareLost, 1);
             }
-            return;
+            return shared.queue.done();
         }
         let until = Instant::now() + pause;
         pause = (pause * 2).min(MAX_PAUSE);
@@ -237,7 +239,10 @@ fn read_all(shared: &Shared, output: ChildStdout) {
 }
 
 fn give_back(shared: &Shared, record: &Record<'_>) {
-    let now = Instant::now();
-    let origin = shared.pending().came_back(record.kind, record.id, now);
+    let origin = shared.pending().origin(record.kind, record.id);
     (shared.back)(record, origin);
+    // Only now: in between it would be nowhere.
+    shared
+        .pending()
+        .came_back(record.kind, record.id, Instant::now());
 }

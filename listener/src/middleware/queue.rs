@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Queue {
     inner: Mutex<Inner>,
-    /// Told when there is something, room, or the end.
+    /// Told when there is something, or the end.
     changed: Condvar,
     most_bytes: usize,
 }
@@ -27,6 +27,8 @@ pub(super) struct Queue {
 struct Inner {
     messages: VecDeque<Exchange>,
     bytes: usize,
+    /// The last one taken is not dealt with yet.
+    in_hand: bool,
     is_closed: bool,
     moved: Instant,
 }
@@ -37,6 +39,7 @@ impl Queue {
             inner: Mutex::new(Inner {
                 messages: VecDeque::new(),
                 bytes: 0,
+                in_hand: false,
                 is_closed: false,
                 moved: Instant::now(),
             }),
@@ -49,7 +52,7 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a message, or gives it back where there is no room. One is always taken, whatever its size.
+    /// Takes a message, or gives it back where there is no room. The last one may pass the bound, whatever its size.
     #[expect(
         clippy::result_large_err,
         reason = "what finds no room is given back as it is"
@@ -57,8 +60,11 @@ impl Queue {
     pub(super) fn offer(&self, message: Exchange) -> Result<(), Exchange> {
         let size = message.request.size();
         let mut inner = self.lock();
-        let is_full = inner.bytes + size > self.most_bytes || inner.messages.len() >= MOST;
-        if inner.is_closed || (is_full && !inner.messages.is_empty()) {
+        if inner.messages.is_empty() {
+            inner.moved = Instant::now();
+        }
+        let is_full = inner.bytes >= self.most_bytes || inner.messages.len() >= MOST;
+        if inner.is_closed || is_full {
             return Err(message);
         }
         inner.bytes += size;
@@ -74,22 +80,31 @@ impl Queue {
         let waited = self.changed.wait_timeout_while(self.lock(), LOOK, waits);
         let mut inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         let message = inner.messages.pop_front()?;
+        inner.in_hand = true;
         inner.bytes -= message.request.size();
         inner.moved = Instant::now();
-        drop(inner);
-        self.changed.notify_all();
         Some(message)
     }
 
-    /// Waits a moment for room; returns for how long nothing has been taken.
-    pub(super) fn wait_for_room(&self) -> Duration {
-        let waited = self.changed.wait_timeout(self.lock(), LOOK);
-        let inner = waited.unwrap_or_else(PoisonError::into_inner).0;
-        inner.moved.elapsed()
+    /// The one that was taken is dealt with.
+    pub(super) fn done(&self) {
+        self.lock().in_hand = false;
     }
 
+    /// For how long nothing has been taken.
+    pub(super) fn still_for(&self) -> Duration {
+        self.lock().moved.elapsed()
+    }
+
+    pub(super) fn is_half_full(&self) -> bool {
+        let inner = self.lock();
+        inner.bytes > self.most_bytes / 2 || inner.messages.len() > MOST / 2
+    }
+
+    /// True where nothing waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().messages.is_empty()
+        let inner = self.lock();
+        inner.messages.is_empty() && !inner.in_hand
     }
 
     /// True after the last message, once [`Queue::close`] was called.

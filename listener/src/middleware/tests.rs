@@ -39,6 +39,14 @@ impl Rig {
         }
     }
 
+    /// As those who can wait.
+    fn put(&self, message: Captured) {
+        while self.middleware.is_busy() {
+            std::thread::yield_now();
+        }
+        self.middleware.offer(message);
+    }
+
     fn next(&self) -> Came {
         self.back.recv_timeout(LIMIT).unwrap()
     }
@@ -71,11 +79,9 @@ fn request(port: u16, body: usize) -> Captured {
 fn what_a_program_writes_back_comes_back_with_its_origin() {
     let rig = Rig::start(&["cat"]);
     for port in 1..=2000 {
-        rig.middleware
-            .offer_waiting(request(port, 100), &AtomicBool::new(false));
+        rig.put(request(port, 100));
     }
-    rig.middleware
-        .offer_waiting(request(3000, 10 << 20), &AtomicBool::new(false));
+    rig.put(request(3000, 10 << 20));
     for port in 1..=2000 {
         let (_, payload, origin) = rig.next();
         let expected = request(port, 100);
@@ -159,9 +165,7 @@ fn one_that_hangs_holds_nobody_who_can_not_wait() {
         rig.middleware.offer(request(1, 50_000));
         assert!(sent < 10_000);
     }
-    let stop = AtomicBool::new(true);
-    rig.middleware.offer_waiting(request(1, 50_000), &stop);
-    assert!(!rig.middleware.is_quiet(Duration::ZERO));
+    assert!(rig.middleware.is_busy() && !rig.middleware.is_quiet(Duration::ZERO));
     let begun = Instant::now();
     rig.middleware.finish(Duration::from_millis(200));
     assert!(begun.elapsed() < LIMIT);
@@ -170,7 +174,7 @@ fn one_that_hangs_holds_nobody_who_can_not_wait() {
         + count(EdgeEvent::MiddlewareLost)
         + count(EdgeEvent::MiddlewareLeftOut);
     // All messages have the same id's first half and numbers of their own.
-    assert_eq!(counted, sent + 1);
+    assert_eq!(counted, sent);
 }
 
 #[test]

@@ -1,0 +1,133 @@
+//! From inputs to the sources of a listener.
+//!
+//! What enters: options. What leaves: settings. What may be lost: nothing; what the sources can't do is refused in one line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use reprise_listener::limit::SourceLimit;
+use reprise_listener::reading::Records;
+use reprise_listener::reading::pace::{Pacing, Repeat, Speed};
+use reprise_listener::{SourceSettings, budget, mirror, record_port};
+use reprise_node::config::ByteSize;
+
+use super::limit::Limit;
+use super::options::{Input, Options};
+use super::raw::RawAddress;
+
+/// As for `reprise run`: replaying on the same processors, capture waits longer for its turn.
+const RING: ByteSize = ByteSize::mib(64);
+
+/// The same: an unfinished request is worth waiting for, as servers do.
+const INCOMPLETE: Duration = Duration::from_secs(60);
+
+/// What the options ask for.
+///
+/// # Errors
+/// One line, where the sources can't do it, or a pattern matches no file.
+pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
+    let raw = &options.raw;
+    let config = reprise_listener::Config {
+        track_response: raw.track_response,
+        track_response_body: options.globals.max_message,
+        track_response_wait: raw.expire,
+        bpf: raw.bpf_filter.clone(),
+        capture_ignore: raw.ignore.clone(),
+        tunnel: raw.tunnel.into_iter().collect(),
+        vni: raw.vnis.clone(),
+        ring: raw.ring.unwrap_or(RING),
+        max_exchange: options.globals.max_message,
+        memory: ByteSize::mib(512),
+        ..reprise_listener::Config::default()
+    };
+    let mut settings = SourceSettings {
+        process: budget::RUN,
+        mirror_status: mirror::Status::Ok,
+        ..config.sources()
+    };
+    settings.capture.limits.incomplete = INCOMPLETE.max(raw.expire);
+    settings.record_ports.tls = options.tcp_input.tls.as_ref().map(|tls| record_port::TlsFiles {
+        certificate: tls.certificate.clone(),
+        key: tls.key.clone(),
+    });
+    for input in &options.inputs {
+        add(&mut settings, options, input)?;
+    }
+    Ok(settings)
+}
+
+fn add(settings: &mut SourceSettings, options: &Options, input: &Input) -> anyhow::Result<()> {
+    match input {
+        Input::Raw { address, limit } => {
+            settings.limits.captures = limit.map(source_limit);
+            match address {
+                RawAddress::Live(specs) => settings.capture.specs.extend(specs.iter().cloned()),
+                RawAddress::File { path, ports } => {
+                    settings.reading.files.push(path.into());
+                    settings.reading.ports.extend(ports);
+                }
+                RawAddress::AllPorts(_) => bail!("--input-raw: all ports is not built yet"),
+                RawAddress::Pods(_) => bail!("--input-raw: k8s:// is not built yet"),
+            }
+        }
+        Input::Tcp { address, limit } => {
+            settings.limits.record_ports = limit.map(source_limit);
+            settings.record_ports.addresses.push(address.clone());
+        }
+        Input::Http { address, limit } => {
+            settings.limits.mirrors = limit.map(source_limit);
+            settings.mirror.push(address.clone());
+        }
+        Input::Dummy { limit } => {
+            settings.limits.dummy = limit.map(source_limit);
+            settings.dummy = true;
+        }
+        Input::File {
+            paths,
+            speed,
+            at_most,
+        } => {
+            let files = &mut settings.reading;
+            for path in paths {
+                files.files.extend(found(path)?);
+            }
+            files.records = Records::Apart;
+            files.pacing = Pacing {
+                speed: Some(Speed::Times(*speed)),
+                max_gap: options.file_input.max_wait,
+                repeat: match options.file_input.repeat {
+                    true => Repeat::Forever,
+                    false => Repeat::default(),
+                },
+                ..Pacing::default()
+            };
+            settings.limits.files = at_most.map(SourceLimit::PerSecond);
+        }
+        Input::Kafka { .. } => bail!("--input-kafka-host is not built yet"),
+    }
+    Ok(())
+}
+
+/// The files that a path or pattern names.
+fn found(path: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let as_it_is = PathBuf::from(path);
+    if as_it_is.exists() || !path.contains(['*', '?', '[']) {
+        return Ok(vec![as_it_is]);
+    }
+    let files = glob::glob(path).with_context(|| format!("--input-file {path:?}"))?;
+    let files = files
+        .collect::<Result<Vec<PathBuf>, _>>()
+        .with_context(|| format!("--input-file {path:?}"))?;
+    if files.is_empty() {
+        bail!("--input-file {path:?}: no file matches");
+    }
+    Ok(files)
+}
+
+fn source_limit(limit: Limit) -> SourceLimit {
+    match limit {
+        Limit::PerSecond(most) => SourceLimit::PerSecond(most),
+        Limit::Percent(percent) => SourceLimit::Share(percent / 100.0),
+    }
+}
