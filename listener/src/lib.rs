@@ -279,7 +279,7 @@ impl Listener {
     }
 
     /// The books of this life, as they stand when called.
-    pub fn ledger(&self) -> impl Fn() -> LedgerReport + Send + Sync + 'static {
+    pub fn ledger(&self) -> impl Fn() -> LedgerReport + Send + Sync + use<> {
         let (node, intake) = (self.node.clone(), self.intake.clone());
         move || LedgerReport {
             node: node.clone(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
+use reprise_listener::feed::Feed;
 use reprise_listener::governor::CpuLimit;
 use reprise_listener::ship::Relays;
 use reprise_listener::{Ended, Listener, SourceSettings, Sources};
@@ -18,7 +19,7 @@ use reprise_node::membership::{Members, Targets};
 use reprise_node::{Health, ListenAddress, identity, metrics};
 use reprise_proto::{Hello, Welcome, joined};
 use reprise_relay::{Load, Observer, Relay, Replayers};
-use reprise_replayer::Replayer;
+use reprise_replayer::{Replayer, Tap};
 use reprise_traffic::ledger::EpochReport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -36,6 +37,8 @@ pub(crate) struct EmbeddedConfig {
     pub(crate) replayers: Option<watch::Receiver<Members>>,
     /// Gets what the replayers measure.
     pub(crate) observer: Option<Observer>,
+    /// Gets the answers that targets ask to be kept.
+    pub(crate) tap: Option<Tap>,
 }
 
 /// A running embedded cluster.
@@ -68,7 +71,7 @@ impl Embedded {
         let (replayer, replayers) = match config.replayers {
             Some(members) => (None, Replayers::Network(members)),
             None => {
-                let replayer = Replayer::start(NODE.to_owned(), memory, None, &mut registry)
+                let replayer = Replayer::start(NODE.to_owned(), memory, config.tap, &mut registry)
                     .context("start the schedule")?;
                 // What is too much for the replayer waits in the relay.
                 let credit = reprise_replayer::TARGET_JOBS as u64;
@@ -116,7 +119,7 @@ impl Embedded {
             ledger,
         });
         let admin = address;
-        info!(%admin, mirrors = ?listener.mirrors(), "ready");
+        info!(%admin, mirrors = ?listener.mirrors(), records = ?listener.record_ports(), "ready");
         let drain_timeout = config.drain_timeout;
         Ok(Embedded {
             listener,
@@ -130,8 +133,18 @@ impl Embedded {
 
     /// The books as they stand.
     pub(crate) fn books(&self) -> EpochReport {
-        let report = self.listener.ledger()();
-        report.epochs.into_iter().next().unwrap_or_default()
+        self.reporter()()
+    }
+
+    /// The books as they stand whenever it is called.
+    pub(crate) fn reporter(&self) -> impl Fn() -> EpochReport + Send + use<> {
+        let ledger = self.listener.ledger();
+        move || ledger().epochs.into_iter().next().unwrap_or_default()
+    }
+
+    /// By which this process itself brings in records.
+    pub(crate) fn feed(&self) -> Feed {
+        self.listener.feed()
     }
 
     /// Where metrics, health and ledger are.

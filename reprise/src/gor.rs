@@ -5,6 +5,7 @@
 //! without a word.
 
 mod assembly;
+mod engine;
 mod file_server;
 mod flags;
 mod help;
@@ -16,7 +17,11 @@ mod options;
 mod place;
 mod raw;
 mod rule;
+mod sources;
+mod stats;
+mod summary;
 mod syntax;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -140,7 +145,13 @@ pub(crate) fn start(args: GorArgs) -> Start {
                     2 => "debug",
                     _ => "trace",
                 },
-                work: Work::new(async { anyhow::bail!("gor: not wired yet") }),
+                work: match engine::prepare(*options) {
+                    Ok(work) => work,
+                    Err(error) => {
+                        eprintln!("{program}: {error:#}");
+                        return Start::Ended(ExitCode::from(WRONG));
+                    }
+                },
             });
         }
     }

@@ -193,6 +193,7 @@ pub(crate) async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
         drain_timeout: DRAIN,
         replayers: cluster.replayers,
         observer: Some(observer),
+        tap: None,
     })
     .await?;
     let started = Instant::now();

@@ -348,6 +348,7 @@ async fn replay_here(
         drain_timeout: config.drain_timeout,
         replayers: None,
         observer: None,
+        tap: None,
     })
     .await?;
     tokio::select! {

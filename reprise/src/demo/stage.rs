@@ -71,6 +71,7 @@ impl Stage {
             drain_timeout: DRAIN,
             replayers: None,
             observer: None,
+            tap: None,
         };
         let embedded = Embedded::start(config).await?;
         for (shop, endpoint) in scene.production.iter().zip(embedded.mirrors()) {

@@ -176,6 +176,8 @@ pub(crate) struct Globals {
     pub(crate) json: bool,
     /// Print this and exit.
     pub(crate) print_config: bool,
+    /// Metrics, health and ledger.
+    pub(crate) admin: ListenAddress,
     /// As everywhere in Reprise.
     pub(crate) log: Option<String>,
     /// As everywhere in Reprise.
@@ -433,6 +435,7 @@ impl Default for Options {
                 middleware: None,
                 json: false,
                 print_config: false,
+                admin: ListenAddress::loopback(0),
                 log: None,
                 log_format: LogFormat::Text,
             },

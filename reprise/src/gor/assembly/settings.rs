@@ -76,6 +76,7 @@ impl Draft {
             "middleware" => globals.middleware = command(given)?,
             "json" => globals.json = given.switch()?,
             "print-config" => globals.print_config = given.switch()?,
+            "admin" => globals.admin = given.read(super::listen)?,
             "log" => globals.log = directives(given)?,
             "log-format" => {
                 globals.log_format = match given.word()? {

@@ -67,6 +67,12 @@ pub(super) const GLOBAL: &[Flag] = &[
         "Print how the command line was understood, as TOML, and exit",
     ),
     on(
+        "admin",
+        Text("ADDR"),
+        "127.0.0.1:0",
+        "Metrics, health and ledger over HTTP; port 0 is any, which --verbose tells",
+    ),
+    on(
         "log",
         Text("LEVEL"),
         "",
@@ -82,7 +88,7 @@ pub(super) const GLOBAL: &[Flag] = &[
     noted(
         "http-pprof",
         Text("ADDR"),
-        "nothing is served for pprof; the metrics tell what the process does, perf top -p PID where its time goes",
+        "nothing is served for pprof; --admin ADDR has metrics of what the process does, and perf top -p PID tells where its time goes",
     ),
     noted(
         "cpuprofile",
