@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use reprise_listener::governor::CpuLimit;
 use reprise_listener::limit::{Limits, SourceLimit};
+use reprise_listener::mirror::Status;
 use reprise_listener::reading::pace::{Pacing, Repeat, Speed};
 use reprise_listener::reading::{self, Records};
 use reprise_listener::ship::Relays;
@@ -298,4 +299,37 @@ async fn what_is_fed_is_waited_for() {
     assert_eq!(shipped.lock().unwrap().len(), 103);
     let books = listener.drain(Duration::from_secs(10)).await.books;
     assert_eq!((books.captured, books.settled), (103, 103));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_port_answers_200_where_asked_to_and_has_a_limit() {
+    let settings = SourceSettings {
+        mirror: vec![ListenAddress::loopback(0)],
+        mirror_status: Status::Ok,
+        limits: Limits {
+            mirrors: Some(SourceLimit::PerSecond(NonZeroU32::new(3).unwrap())),
+            ..Limits::default()
+        },
+        ..settings(Vec::new())
+    };
+    let (listener, shipped) = start(&settings);
+    let address = listener.mirrors()[0];
+    let answers = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let requests = "GET / HTTP/1.1\r\n\r\n".repeat(9) + "GET / HTTP/1.0\r\n\r\n";
+        stream.write_all(requests.as_bytes()).unwrap();
+        std::io::read_to_string(stream).unwrap()
+    });
+    // Whoever is over the limit isn't told.
+    assert_eq!(
+        answers
+            .await
+            .unwrap()
+            .matches("HTTP/1.1 200 OK\r\n")
+            .count(),
+        10
+    );
+    let books = listener.drain(Duration::from_secs(10)).await.books;
+    assert_eq!(shipped.lock().unwrap().len(), 3);
+    assert_eq!((books.captured, books.edge["input_limited"]), (3, 7));
 }
