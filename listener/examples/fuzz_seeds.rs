@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("packets", packets()),
         ("capture_file", files),
         ("gor", recordings()),
+        ("records", streams()),
     ] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../fuzz/seeds")
@@ -401,6 +402,15 @@ fn captures() -> Result<Vec<Seed>, Box<dyn Error>> {
     // Pipes hand out 7 bytes at a time.
     let piped = |file: Vec<u8>| [vec![6], file].concat();
     Ok(seeds.map(|(name, file)| (name, piped(file))).to_vec())
+}
+
+/// The same files, with a bound for records ahead of them.
+fn streams() -> Vec<Seed> {
+    let mut seeds = recordings();
+    for (_, stream) in &mut seeds {
+        stream.insert(1, 8);
+    }
+    seeds
 }
 
 fn recordings() -> Vec<Seed> {

@@ -292,11 +292,11 @@ impl Listener {
     /// time is counted as dropped or, where it was sent, as unknown.
     pub async fn drain(self, patience: Duration) -> Ended {
         drop(self.dummy);
+        let stopping = self.record_ports.into_iter().map(RecordPort::stop);
+        let stopping: Vec<_> = stopping.map(tokio::spawn).collect();
         for mirror in self.mirrors {
             mirror.stop().await;
         }
-        let stopping = self.record_ports.into_iter().map(RecordPort::stop);
-        let stopping: Vec<_> = stopping.map(tokio::spawn).collect();
         for stopped in stopping {
             if let Err(error) = stopped.await {
                 warn!(%error, "a record port failed");

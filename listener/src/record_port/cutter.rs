@@ -255,6 +255,24 @@ mod tests {
         assert_eq!(cut_off, [(0, Err(Passed::CutOff))]);
     }
 
+    #[test]
+    fn what_is_given_up_holds_nothing_and_the_next_comes() {
+        let mut cutter = Cutter::new(1 << 20);
+        let mut found = Vec::new();
+        let mut take = |(at, cut): Cut<'_>| found.push((at, cut.map(|r| r.timestamp_ns)));
+        cutter.push(b"1 a 1\n", &mut take);
+        cutter.push(&[b'x'; 100_000], &mut take);
+        assert!(cutter.held() >= 100_000 && cutter.under_way() == 100_006);
+        cutter.give_up();
+        assert!(cutter.held() <= KEPT);
+        cutter.push(&[b'x'; 100_000], &mut take);
+        assert!(cutter.held() <= KEPT);
+        let next = [SEPARATOR, b"1 b 7\nGET / HTTP/1.1\r\n\r\n", SEPARATOR].concat();
+        cutter.push(&next, &mut take);
+        cutter.finish(&mut take);
+        assert_eq!(found, [(0, Err(Passed::GivenUp)), (200_020, Ok(7))]);
+    }
+
     proptest! {
         /// The same records in any pieces, and the same as of a file.
         #[test]
