@@ -6,6 +6,7 @@
 
 mod records;
 mod stdout;
+mod stream;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use crate::metrics::Streams;
 use crate::recording::Recorder;
 use crate::sessions::Room;
 use stdout::Stdout;
+use stream::Streamer;
 
 /// Called once, with how an exchange ended.
 pub(crate) type End = Box<dyn FnOnce(Arc<Exchange>, Disposition) + Send>;
@@ -35,6 +37,8 @@ pub(crate) enum Sink {
     Files(Recorder),
     /// Standard output.
     Stdout(Stdout),
+    /// Connections that take a stream.
+    Stream(Box<Streamer>),
 }
 
 impl Sink {
@@ -42,7 +46,7 @@ impl Sink {
     ///
     /// # Errors
     /// One line, when it can't be had.
-    pub(crate) fn of(target: &Target, _streams: &Streams) -> Result<Sink, String> {
+    pub(crate) fn of(target: &Target, streams: &Streams) -> Result<Sink, String> {
         match &target.destination {
             Destination::Recording(recording) => {
                 let started = Recorder::start(target, recording);
@@ -54,7 +58,15 @@ impl Sink {
                     .map(Sink::Stdout)
                     .map_err(|e| format!("target {}: start a thread: {e}", target.name))
             }
-            _ => Err(format!("target {}: is no sink", target.name)),
+            Destination::Stream(stream) => {
+                let started = Streamer::start(target, stream, streams);
+                started
+                    .map(|streamer| Sink::Stream(Box::new(streamer)))
+                    .map_err(|e| format!("target {}: {e}", target.name))
+            }
+            Destination::Server(_) | Destination::Nowhere => {
+                Err(format!("target {}: is no sink", target.name))
+            }
         }
     }
 
@@ -63,6 +75,7 @@ impl Sink {
         match (self, &newer.destination) {
             (Sink::Files(recorder), Destination::Recording(_)) => recorder.serves(newer),
             (Sink::Stdout(stdout), Destination::Stdout) => stdout.serves(newer),
+            (Sink::Stream(streamer), Destination::Stream(_)) => streamer.serves(newer),
             _ => false,
         }
     }
@@ -73,6 +86,7 @@ impl Sink {
         match self {
             Sink::Files(recorder) => recorder.take(entry, most),
             Sink::Stdout(stdout) => stdout.take(entry, most),
+            Sink::Stream(streamer) => streamer.take(entry, most),
         }
     }
 
@@ -81,6 +95,7 @@ impl Sink {
         match self {
             Sink::Files(recorder) => recorder.load(),
             Sink::Stdout(stdout) => stdout.load(),
+            Sink::Stream(streamer) => streamer.load(),
         }
     }
 }

@@ -22,7 +22,7 @@ use std::io::{self, BufRead};
 
 use memchr::memchr;
 
-pub use encode::{Encoded, Unwritable, encode, header, id};
+pub use encode::{Encoded, Unwritable, encode, encode_framed, header, id};
 pub use whole::is_whole;
 
 /// Ends a record: a line of three monkeys, with the LF of the line before it.

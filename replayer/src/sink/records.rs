@@ -19,6 +19,7 @@ const REFUSED_LINES: Duration = Duration::from_secs(60);
 pub(super) struct Records {
     target: TargetName,
     changes: Changes,
+    is_framed: bool,
     refused: LogLimit,
 }
 
@@ -32,7 +33,16 @@ impl Records {
         Records {
             target: target.name.clone(),
             changes: target.changes.clone(),
+            is_framed: false,
             refused: LogLimit::every(REFUSED_LINES),
+        }
+    }
+
+    /// The same for those who tell records apart by other means than the separator.
+    pub(super) fn framed(target: &Target) -> Records {
+        Records {
+            is_framed: true,
+            ..Records::of(target)
         }
     }
 
@@ -47,7 +57,10 @@ impl Records {
     ) -> Result<R, Refused> {
         let head = self.changes.apply(&exchange.request.head);
         let head = head.map_err(|reason| self.refuse(exchange, &reason))?;
-        let records = gor::encode(exchange, &head);
+        let records = match self.is_framed {
+            true => gor::encode_framed(exchange, &head),
+            false => gor::encode(exchange, &head),
+        };
         let (first, second) = records.map_err(|reason| self.refuse(exchange, &reason))?;
         Ok(write(&first, second.as_ref()))
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use reprise_traffic::exchange::Captured;
-use reprise_traffic::{Body, Epoch, ExchangeId, Head, Label, Source};
+use reprise_traffic::{Answer, AnswerHead, Body, Epoch, ExchangeId, Head, Label, Source};
 
 use super::*;
 
@@ -26,6 +26,28 @@ pub(super) fn labelled(line: &[u8], sequence: u64, head: &[u8]) -> Arc<Exchange>
     let label = Label::new(line, sequence).unwrap();
     let head = Head::parse(Bytes::copy_from_slice(head)).unwrap();
     Arc::new(of(sequence, head, Body::default(), Some(Box::new(label))))
+}
+
+/// What came as a record that is no request.
+pub(super) fn answer(line: &[u8], sequence: u64, payload: &[u8]) -> Arc<Exchange> {
+    let label = Label::new(line, sequence).unwrap();
+    let body = Body::from(payload.to_vec());
+    Arc::new(of(sequence, Head::opaque(), body, Some(Box::new(label))))
+}
+
+/// With production's answer.
+pub(super) fn answered(sequence: u64) -> Arc<Exchange> {
+    let head = Bytes::from_static(b"HTTP/1.1 204 No Content\r\n\r\n");
+    let mut exchange = Arc::unwrap_or_clone(exchange(sequence, b""));
+    exchange.request.answer = Some(Box::new(Answer {
+        first_byte_ns: 20,
+        last_byte_ns: 25,
+        head: AnswerHead::parse(head).unwrap(),
+        body: Body::default(),
+        body_len: 0,
+        complete: true,
+    }));
+    Arc::new(exchange)
 }
 
 fn of(sequence: u64, head: Head, body: Body, label: Option<Box<Label>>) -> Exchange {

@@ -76,16 +76,28 @@ pub fn encode<'a>(
     exchange: &'a Exchange,
     head: &'a Head,
 ) -> Result<(Encoded<'a>, Option<Encoded<'a>>), Unwritable> {
-    let first = match exchange.request.label.as_deref() {
-        Some(label) => labelled(exchange, label, head)?,
-        None => request(exchange, head)?,
-    };
-    let second = answer(exchange, &first.id);
+    let (first, second) = encode_framed(exchange, head)?;
     for record in [Some(&first), second.as_ref()].into_iter().flatten() {
         if record.contains_separator() {
             return Err(Unwritable::Separator);
         }
     }
+    Ok((first, second))
+}
+
+/// The same for those who tell records apart by other means than the separator: a payload may contain one.
+///
+/// # Errors
+/// As [`encode`], but for that.
+pub fn encode_framed<'a>(
+    exchange: &'a Exchange,
+    head: &'a Head,
+) -> Result<(Encoded<'a>, Option<Encoded<'a>>), Unwritable> {
+    let first = match exchange.request.label.as_deref() {
+        Some(label) => labelled(exchange, label, head)?,
+        None => request(exchange, head)?,
+    };
+    let second = answer(exchange, &first.id);
     Ok((first, second))
 }
 
@@ -221,8 +233,22 @@ impl Encoded<'_> {
     /// The bytes of the message.
     pub fn payload(&self) -> impl Iterator<Item = &[u8]> {
         let body = self.body.chunks().iter().map(|chunk| &chunk[..]);
-        let before = [self.head, self.size_line.as_bytes()];
-        before.into_iter().chain(body).chain([&self.tail[..]])
+        self.before_body().chain(body).chain([self.behind_body()])
+    }
+
+    /// Those of them that stand before its body.
+    pub fn before_body(&self) -> impl Iterator<Item = &[u8]> {
+        [self.head, self.size_line.as_bytes()].into_iter()
+    }
+
+    /// Its body, for those who share chunks of it.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Those that stand behind its body.
+    pub fn behind_body(&self) -> &[u8] {
+        &self.tail
     }
 }
 
