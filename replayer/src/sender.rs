@@ -18,7 +18,7 @@ pub(crate) enum Sender {
     /// Sends them to a web server.
     Server(Box<Server>),
     /// Writes them as they come.
-    Sink(Sink),
+    Sink(Box<Sink>),
     /// The target does nothing.
     Nowhere,
     /// None can be made of the document.
@@ -42,7 +42,7 @@ impl Sender {
             }
             Destination::Nowhere => Ok(Sender::Nowhere),
             Destination::Recording(_) | Destination::Stream(_) | Destination::Stdout => {
-                Sink::of(target, &meters.streams).map(Sender::Sink)
+                Sink::of(target, &meters.streams).map(|sink| Sender::Sink(Box::new(sink)))
             }
         };
         made.unwrap_or_else(|error| {

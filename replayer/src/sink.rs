@@ -38,7 +38,7 @@ pub(crate) enum Sink {
     /// Standard output.
     Stdout(Stdout),
     /// Connections that take a stream.
-    Stream(Box<Streamer>),
+    Stream(Streamer),
 }
 
 impl Sink {
@@ -61,7 +61,7 @@ impl Sink {
             Destination::Stream(stream) => {
                 let started = Streamer::start(target, stream, streams);
                 started
-                    .map(|streamer| Sink::Stream(Box::new(streamer)))
+                    .map(Sink::Stream)
                     .map_err(|e| format!("target {}: {e}", target.name))
             }
             Destination::Server(_) | Destination::Nowhere => {

@@ -17,6 +17,7 @@ use crate::metrics::StreamMeter;
 use crate::sink::tests::{ROOM, answer, exchange, labelled};
 
 mod broken;
+mod drain;
 mod layers;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -295,3 +296,5 @@ async fn a_stream_goes_on_while_what_it_is_made_of_stays_the_same() {
     assert!(!feed.streamer.serves(&target("tcp://127.0.0.1:1", "")));
     assert!(!feed.streamer.serves(&target("stdout:", "")));
 }
+
+mod rate;
