@@ -1,5 +1,7 @@
 //! Far ends that go, come back, or never read.
 
+use tokio::net::TcpSocket;
+
 use super::*;
 
 /// Reads records until it has so many, and then goes: with a reset, as there is more that it didn't read.
@@ -113,7 +115,7 @@ async fn what_waits_goes_over_the_next_connection_in_order() {
     assert_eq!(feed.meter.reconnects.get(), 1);
     drop(feed.streamer);
     let expected: Vec<_> = (1..1000).map(|n| record_of(&half(n))).collect();
-    assert!(records(&far.all().await[0]) == expected);
+    assert!(records(&far.all(1).await[0]) == expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,6 +144,32 @@ async fn a_far_end_that_never_reads_holds_no_more_than_its_room_and_not_for_long
         assert!(ends.contains_key(&end), "{end}: {ends:?}");
     }
     assert_eq!(feed.streamer.load(), 0);
+}
+
+/// What our own kernel keeps because the far one has no room for it has not been taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn taken_is_what_the_far_kernel_has() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(20_000).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let url = format!("tcp://{}", listener.local_addr().unwrap());
+    let mut feed = Feed::start(&url, "stream: {connections: 1}");
+    let (far, _) = listener.accept().await.unwrap();
+    let sent: Vec<_> = (0..200).map(|n| exchange(n, &[b'x'; 1000])).collect();
+    sent.iter().for_each(|exchange| feed.send(exchange.clone()));
+    let mut taken = 0;
+    while let Ok(end) = timeout(Duration::from_millis(300), feed.ended.recv()).await {
+        let (sequence, disposition) = end.unwrap();
+        assert_eq!(disposition, TAKEN_IT);
+        taken += record_of(&sent[sequence as usize]).len();
+    }
+    let has = far.peek(&mut vec![0; 1 << 20]).await.unwrap();
+    assert!(
+        0 < taken && taken <= has && has < taken + 1100,
+        "{taken} of {has}"
+    );
+    assert!(feed.streamer.load() > 0);
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn what_is_there_is_sent_and_acknowledged_before_it_leaves() {
         ends
     });
     replayer.drain(LIMIT).await;
-    let heard = far.all().await;
+    let heard = far.all(3).await;
     let mut arrived: Vec<_> = heard.iter().flat_map(|heard| records(heard)).collect();
     let mut expected: Vec<_> = sent.iter().map(|exchange| record_of(exchange)).collect();
     arrived.sort();
