@@ -41,6 +41,7 @@ pub(super) struct Wire {
     given: u64,
     begun: u64,
     is_flushed: bool,
+    /// Of layers above TCP; without any, places are its bytes.
     marks: Marks,
 }
 
@@ -149,13 +150,22 @@ impl Wire {
         }
     }
 
+    /// True where there is nothing above TCP.
+    fn is_plain(&self) -> bool {
+        matches!(&self.layers, Layers::Bytes { stream, .. } if matches!(stream, Either::Left(_)))
+    }
+
     /// How much the far host has acknowledged: bytes of TCP, and the place before which all is.
     ///
     /// # Errors
     /// When the kernel doesn't say.
     pub(super) fn acknowledged(&mut self) -> io::Result<(u64, u64)> {
         let bytes = self.counted().acknowledged()?;
-        Ok((bytes, self.marks.acknowledged(bytes)))
+        let place = match self.is_plain() {
+            true => bytes,
+            false => self.marks.acknowledged(bytes),
+        };
+        Ok((bytes, place))
     }
 
     /// Writes what was given; ready once the kernel has all of it.
@@ -173,26 +183,16 @@ impl Wire {
         while let Layers::Bytes { stream, unsent } = &mut self.layers
             && !unsent.is_empty()
         {
-            let written = ready!(unsent.poll_write(Pin::new(stream), cx))?;
-            self.begun += written as u64;
-            // TLS may keep some of it; TCP doesn't.
-            if matches!(stream, Either::Left(_)) {
-                let place = self.begun;
-                self.mark(place);
-            }
+            self.begun += ready!(unsent.poll_write(Pin::new(stream), cx))? as u64;
         }
         if let Layers::Bytes { stream, .. } = &mut self.layers {
             ready!(Pin::new(stream).poll_flush(cx))?;
         }
         self.is_flushed = true;
-        self.mark(self.given);
+        if !self.is_plain() {
+            self.marks.put(self.counted().written(), self.given);
+        }
         Poll::Ready(Ok(()))
-    }
-
-    /// The kernel has all before that place.
-    fn mark(&mut self, place: u64) {
-        let bytes = self.counted().written();
-        self.marks.put(bytes, place);
     }
 
     /// Reads until the far end closes the connection, or it breaks.
