@@ -1,6 +1,6 @@
 //! Opening connections to a target.
 //!
-//! What enters: an endpoint. What leaves: a connection that is ready for its first request. What may be lost: time;
+//! What enters: a host and port. What leaves: a connection that is ready for its first byte. What may be lost: time;
 //! every failure here means that certainly nothing was delivered.
 
 use std::io;
@@ -10,13 +10,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reprise_traffic::target::{Endpoint, Target};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::connection::{Connection, Stream};
 use crate::names::Sources;
 use crate::resolve::Resolver;
-use crate::tls::{Tls, TlsError};
+use crate::tls::{HTTP1, Tls, TlsError};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -56,16 +59,22 @@ impl Dialer {
     /// # Errors
     /// When TLS can't be set up.
     pub(crate) fn new(target: &Target, endpoint: &Endpoint) -> Result<Dialer, TlsError> {
-        let tls = endpoint
-            .tls
-            .then(|| Tls::new(endpoint, &target.document))
-            .transpose()?;
-        Ok(Dialer {
-            resolver: Resolver::new(&endpoint.host, endpoint.port, Sources::system()),
+        let Endpoint {
+            host, port, tls, ..
+        } = endpoint;
+        let tls = tls.then(|| Tls::new(host, &target.document, HTTP1));
+        let limit = target.document.connect_timeout.min(target.document.timeout);
+        Ok(Dialer::to(host, *port, tls.transpose()?, limit))
+    }
+
+    /// For that host.
+    pub(crate) fn to(host: &str, port: u16, tls: Option<Tls>, limit: Duration) -> Dialer {
+        Dialer {
+            resolver: Resolver::new(host, port, Sources::system()),
             tls,
-            limit: target.document.connect_timeout.min(target.document.timeout),
+            limit,
             opened: AtomicUsize::new(0),
-        })
+        }
     }
 
     /// Opens a connection.
@@ -74,17 +83,42 @@ impl Dialer {
     /// [`DialError`]; certainly nothing was delivered.
     pub(crate) async fn dial(&self) -> Result<Connection, DialError> {
         let opening = async {
-            let stream = self.connect(Instant::now() + self.limit).await?;
-            let Some(tls) = &self.tls else {
-                return Ok(Connection::new(Stream::Plain(stream)));
-            };
-            let shaken = tls.connector.connect(tls.name.clone(), stream).await;
-            let stream = shaken.map_err(DialError::Handshake)?;
-            Ok(Connection::new(Stream::Tls(Box::new(stream))))
+            Ok(Connection::new(match self.open(|stream| stream).await? {
+                Either::Left(stream) => Stream::Plain(stream),
+                Either::Right(stream) => Stream::Tls(stream),
+            }))
         };
+        self.within_limit(opening).await
+    }
+
+    /// What takes longer than a connection may has failed.
+    pub(crate) async fn within_limit<C, E: From<DialError>>(
+        &self,
+        opening: impl Future<Output = Result<C, E>>,
+    ) -> Result<C, E> {
         timeout(self.limit, opening)
             .await
-            .unwrap_or(Err(DialError::Timeout(self.limit)))
+            .unwrap_or_else(|_| Err(DialError::Timeout(self.limit).into()))
+    }
+
+    /// Opens a connection whose TCP stream is in `wrap`, below TLS where there is any.
+    ///
+    /// # Errors
+    /// As [`Dialer::dial`], but for the time of a handshake.
+    pub(crate) async fn open<W>(
+        &self,
+        wrap: impl FnOnce(TcpStream) -> W,
+    ) -> Result<Either<W, Box<TlsStream<W>>>, DialError>
+    where
+        W: AsyncRead + AsyncWrite + Unpin,
+    {
+        let stream = wrap(self.connect(Instant::now() + self.limit).await?);
+        let Some(tls) = &self.tls else {
+            return Ok(Either::Left(stream));
+        };
+        let shaken = tls.connector.connect(tls.name.clone(), stream).await;
+        let stream = shaken.map_err(DialError::Handshake)?;
+        Ok(Either::Right(Box::new(stream)))
     }
 
     /// Tries each address in turn, each for its part of the time that is left.

@@ -3,8 +3,8 @@
 //! What enters: parcels from relays ([`take`]); what came before is recognised ([`dedup`]). Each target has a runner
 //! that waits until each is due and keeps sessions in order ([`runner`], [`schedule`], [`sessions`]), and one who
 //! takes them ([`sender`]): a client that sends a request as it was captured ([`client`], [`rewrite`],
-//! [`connection`], [`response`]), or a row of files into which they are recorded ([`recording`]). What leaves:
-//! requests and records, and an answer to the relay for each parcel ([`outbox`]). What may be lost: nothing unsaid;
+//! [`connection`], [`response`]), or a [`sink`], which takes all in order: files ([`recording`]), standard output, a
+//! stream. What leaves: requests and records, and an answer to the relay for each parcel ([`outbox`]). What may be lost: nothing unsaid;
 //! an unsafe request is sent at most once, and where its end is not known it ends as `unknown`.
 
 mod dedup;

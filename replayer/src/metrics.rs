@@ -1,5 +1,5 @@
 //! What a replayer measures besides its ledger: how long targets take to answer, how near requests come to what was due,
-//! whether breakers are open, and how production answered; and of which ends of its connections nobody took notice.
+//! whether breakers are open, what connections of streams lose, and how production answered; and of which ends of its connections nobody took notice.
 //!
 //! What enters: answers. What leaves: metrics. What may be lost: nothing.
 
@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     latencies: Latencies,
     fidelities: Fidelities,
     breakers: Breakers,
+    streams: Streams,
     answers: Answers,
     closed_dropped: Family<TargetLabel, Counter>,
 }
@@ -31,10 +32,18 @@ pub(crate) struct Metrics {
 pub(crate) struct Meters {
     pub(crate) latency: Latency,
     pub(crate) fidelity: Fidelity,
-    pub(crate) breaker: BreakerMeter,
+    pub(crate) sending: SenderMeters,
     pub(crate) answers: TargetAnswers,
     /// Ends of production's connections that were passed over.
     pub(crate) closed_dropped: Counter,
+}
+
+/// What those measure who take a target's requests.
+#[derive(Debug, Clone)]
+pub(crate) struct SenderMeters {
+    pub(crate) breaker: BreakerMeter,
+    /// Of all targets: most are none.
+    pub(crate) streams: Streams,
 }
 
 impl Metrics {
@@ -49,6 +58,7 @@ impl Metrics {
             latencies: Latencies::register(registry),
             fidelities: Fidelities::register(registry),
             breakers: Breakers::register(registry),
+            streams: Streams::register(registry),
             answers: Answers::register(registry),
             closed_dropped,
         }
@@ -58,7 +68,10 @@ impl Metrics {
         Meters {
             latency: self.latencies.of(target),
             fidelity: self.fidelities.of(target),
-            breaker: self.breakers.of(target),
+            sending: SenderMeters {
+                breaker: self.breakers.of(target),
+                streams: self.streams.clone(),
+            },
             answers: self.answers.of(target),
             closed_dropped: self
                 .closed_dropped
@@ -194,6 +207,54 @@ impl BreakerMeter {
         self.set_open(true);
         self.openings.inc();
     }
+}
+
+/// All streams of a replayer, by target.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Streams {
+    connections: Family<TargetLabel, Gauge>,
+    reconnects: Family<TargetLabel, Counter>,
+    in_doubt: Family<TargetLabel, Counter>,
+}
+
+impl Streams {
+    pub(crate) fn register(registry: &mut Registry) -> Streams {
+        let streams = Streams::default();
+        registry.register(
+            "reprise_stream_connections",
+            "Open connections of a target that is a stream",
+            streams.connections.clone(),
+        );
+        registry.register(
+            "reprise_stream_reconnects",
+            "Connections of a stream that took the place of one that broke",
+            streams.reconnects.clone(),
+        );
+        registry.register(
+            "reprise_stream_in_doubt",
+            "Exchanges whose bytes the far host acknowledged shortly before it reset the connection, so that maybe nobody \
+             read them",
+            streams.in_doubt.clone(),
+        );
+        streams
+    }
+
+    pub(crate) fn of(&self, target: &TargetName) -> StreamMeter {
+        let label = TargetLabel::of(target);
+        StreamMeter {
+            connections: self.connections.get_or_create(&label).clone(),
+            reconnects: self.reconnects.get_or_create(&label).clone(),
+            in_doubt: self.in_doubt.get_or_create(&label).clone(),
+        }
+    }
+}
+
+/// The stream of one target.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamMeter {
+    pub(crate) connections: Gauge,
+    pub(crate) reconnects: Counter,
+    pub(crate) in_doubt: Counter,
 }
 
 /// How much of production's answer came with a request.

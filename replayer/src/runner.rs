@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::fidelity::Fidelity;
 use crate::measuring::Measures;
-use crate::metrics::{BreakerMeter, Latency, Meters, TargetAnswers};
+use crate::metrics::{Latency, Meters, SenderMeters, TargetAnswers};
 use crate::replayed::{Replayed, Tap};
 use crate::schedule::Schedule;
 use crate::sender::Sender;
@@ -66,7 +66,7 @@ pub(crate) struct Runner<T> {
     latency: Latency,
     fidelity: Fidelity,
     measures: Arc<Measures>,
-    breaker: BreakerMeter,
+    sending: SenderMeters,
     answers: TargetAnswers,
     /// Ends of connections that are not due yet.
     closings: AtomicUsize,
@@ -83,8 +83,8 @@ struct Current {
 }
 
 impl Current {
-    fn new(target: Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
-        let sender = Arc::new(Sender::new(&target, breaker));
+    fn new(target: Arc<Target>, sending: &SenderMeters) -> Arc<Current> {
+        let sender = Arc::new(Sender::new(&target, sending));
         Current::by(target, sender)
     }
 
@@ -97,13 +97,13 @@ impl Current {
     }
 
     /// A newer revision; the client, its connections and the breaker stay where the document is the same.
-    fn with(&self, target: &Arc<Target>, breaker: &BreakerMeter) -> Arc<Current> {
+    fn with(&self, target: &Arc<Target>, sending: &SenderMeters) -> Arc<Current> {
         let has_changed = target.document != self.target.document;
         if self.sender.serves(target, has_changed) {
             return Current::by(target.clone(), self.sender.clone());
         }
         self.sender.retire();
-        Current::new(target.clone(), breaker)
+        Current::new(target.clone(), sending)
     }
 }
 
@@ -119,13 +119,13 @@ impl<T: Send + Sync + 'static> Runner<T> {
         tap: Option<Tap>,
     ) -> Runner<T> {
         Runner {
-            current: Mutex::new(Current::new(target, &meters.breaker)),
+            current: Mutex::new(Current::new(target, &meters.sending)),
             sessions: Mutex::new(Sessions::new(room)),
             room,
             latency: meters.latency,
             fidelity: meters.fidelity,
             measures: Arc::default(),
-            breaker: meters.breaker,
+            sending: meters.sending,
             answers: meters.answers,
             closings: AtomicUsize::new(0),
             closed_dropped: meters.closed_dropped,
@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let newer = target.revision > known.revision
             || (target.document != known.document && current.since.elapsed() > SKEW);
         if newer {
-            *current = current.with(target, &self.breaker);
+            *current = current.with(target, &self.sending);
         }
     }
 

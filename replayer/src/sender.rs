@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::client::TargetClient;
 use crate::gate::Gate;
-use crate::metrics::BreakerMeter;
+use crate::metrics::{BreakerMeter, SenderMeters};
 use crate::sink::Sink;
 
 /// Takes a target's requests.
@@ -18,7 +18,7 @@ pub(crate) enum Sender {
     /// Sends them to a web server.
     Server(Box<Server>),
     /// Writes them as they come.
-    Sink(Sink),
+    Sink(Box<Sink>),
     /// The target does nothing.
     Nowhere,
     /// None can be made of the document.
@@ -34,14 +34,15 @@ pub(crate) struct Server {
 
 impl Sender {
     /// What a document asks for.
-    pub(crate) fn new(target: &Target, breaker: &BreakerMeter) -> Sender {
+    pub(crate) fn new(target: &Target, meters: &SenderMeters) -> Sender {
         let made = match &target.destination {
             Destination::Server(endpoint) => {
-                server(target, endpoint, breaker).map(|server| Sender::Server(Box::new(server)))
+                let made = server(target, endpoint, &meters.breaker);
+                made.map(|server| Sender::Server(Box::new(server)))
             }
             Destination::Nowhere => Ok(Sender::Nowhere),
             Destination::Recording(_) | Destination::Stream(_) | Destination::Stdout => {
-                Sink::of(target).map(Sender::Sink)
+                Sink::of(target, &meters.streams).map(|sink| Sender::Sink(Box::new(sink)))
             }
         };
         made.unwrap_or_else(|error| {
@@ -51,7 +52,7 @@ impl Sender {
     }
 
     /// True where it need not be made anew for a newer version of the document: nothing has changed, or nothing that a
-    /// row of files depends on. One that has stopped is tried again.
+    /// sink depends on. One that has stopped is tried again.
     pub(crate) fn serves(&self, newer: &Target, has_changed: bool) -> bool {
         match self {
             Sender::Sink(sink) => sink.serves(newer),

@@ -1,6 +1,6 @@
 //! TLS to a target: whom to trust, and who we are.
 //!
-//! What enters: a target's document. What leaves: a connector that speaks HTTP/1.1. What may be lost: nothing; a
+//! What enters: a target's document. What leaves: a connector. What may be lost: nothing; a
 //! file that can't be read is an error when the target is set up, not when traffic comes.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, Serv
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
-use reprise_traffic::target::{Endpoint, TargetDocument};
+use reprise_traffic::target::TargetDocument;
 
 /// Why TLS to a target can't be set up. Each is one line for the target's owner.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,9 @@ pub enum TlsError {
     Setup(#[from] rustls::Error),
 }
 
+/// The name of HTTP/1.1 (RFC 7301 §6).
+pub(crate) const HTTP1: &[&[u8]] = &[b"http/1.1"];
+
 /// Opens TLS over a TCP connection to one target.
 #[derive(Clone)]
 pub(crate) struct Tls {
@@ -66,16 +69,18 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Reads whom to trust, and who we are.
+    /// Reads whom to trust, and who we are, to speak one of `protocols`, or what nobody has a name for.
     ///
     /// # Errors
     /// [`TlsError`].
-    pub(crate) fn new(endpoint: &Endpoint, document: &TargetDocument) -> Result<Tls, TlsError> {
-        let host = document.server_name.as_ref().unwrap_or(&endpoint.host);
-        let name = ServerName::try_from(host.clone()).map_err(|reason| TlsError::Host {
-            host: host.clone(),
-            reason,
-        })?;
+    pub(crate) fn new(
+        host: &str,
+        document: &TargetDocument,
+        protocols: &[&[u8]],
+    ) -> Result<Tls, TlsError> {
+        let host = document.server_name.as_deref().unwrap_or(host).to_owned();
+        let name =
+            ServerName::try_from(host.clone()).map_err(|reason| TlsError::Host { host, reason })?;
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
@@ -102,7 +107,7 @@ impl Tls {
                 })?,
             _ => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Ok(Tls {
             connector: TlsConnector::from(Arc::new(config)),
             name,
@@ -212,8 +217,10 @@ mod tests {
     fn refusal(ca_file: &str) -> String {
         let mut document = TargetDocument::new("https://localhost");
         document.ca_file = Some(ca_file.to_owned());
-        let endpoint = Endpoint::parse(&document.url).unwrap();
-        let error = Tls::new(&endpoint, &document).err().unwrap().to_string();
+        let error = Tls::new("localhost", &document, HTTP1)
+            .err()
+            .unwrap()
+            .to_string();
         assert_eq!(error.lines().count(), 1, "{error}");
         error
     }
@@ -258,8 +265,10 @@ mod tests {
             document.skip_verify = true;
             document.client_cert_file = Some(certificate);
             document.client_key_file = Some(key);
-            let endpoint = Endpoint::parse(&document.url).unwrap();
-            let error = Tls::new(&endpoint, &document).err().unwrap().to_string();
+            let error = Tls::new("localhost", &document, HTTP1)
+                .err()
+                .unwrap()
+                .to_string();
             assert!(error.contains(part), "{error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
@@ -269,9 +278,8 @@ mod tests {
     fn an_address_needs_no_name() {
         let mut document = TargetDocument::new("https://[::1]:8443");
         document.skip_verify = true;
-        let endpoint = Endpoint::parse(&document.url).unwrap();
         assert!(matches!(
-            Tls::new(&endpoint, &document).unwrap().name,
+            Tls::new("::1", &document, HTTP1).unwrap().name,
             ServerName::IpAddress(_)
         ));
     }

@@ -47,10 +47,14 @@ pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
         ..config.sources()
     };
     settings.capture.limits.incomplete = INCOMPLETE.max(raw.expire);
-    settings.record_ports.tls = options.tcp_input.tls.as_ref().map(|tls| record_port::TlsFiles {
-        certificate: tls.certificate.clone(),
-        key: tls.key.clone(),
-    });
+    settings.record_ports.tls = options
+        .tcp_input
+        .tls
+        .as_ref()
+        .map(|tls| record_port::TlsFiles {
+            certificate: tls.certificate.clone(),
+            key: tls.key.clone(),
+        });
     for input in &options.inputs {
         add(&mut settings, options, input)?;
     }

@@ -61,7 +61,13 @@ pub(super) fn tell(
     };
     let books = embedded.reporter();
     let task: Option<JoinHandle<()>> = (!gauges.is_empty())
-        .then(|| tokio::spawn(until.clone().run_until_cancelled_owned(lines(gauges, every, books))))
+        .then(|| {
+            tokio::spawn(
+                until
+                    .clone()
+                    .run_until_cancelled_owned(lines(gauges, every, books)),
+            )
+        })
         .map(|task| tokio::spawn(async move { drop(task.await) }));
     async move {
         if let Some(task) = task {

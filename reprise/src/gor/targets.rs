@@ -100,10 +100,13 @@ fn document(
         }
         Output::Binary { address, limit } => {
             let mut document = TargetDocument::new(&format!("binary://{address}"));
-            document.stream = options.binary_output.workers.map(|connections| StreamSettings {
-                connections,
-                ..StreamSettings::default()
-            });
+            document.stream = options
+                .binary_output
+                .workers
+                .map(|connections| StreamSettings {
+                    connections,
+                    ..StreamSettings::default()
+                });
             ("binary", *limit, document)
         }
         Output::File { path, limit } => {

@@ -233,8 +233,22 @@ impl Encoded<'_> {
     /// The bytes of the message.
     pub fn payload(&self) -> impl Iterator<Item = &[u8]> {
         let body = self.body.chunks().iter().map(|chunk| &chunk[..]);
-        let before = [self.head, self.size_line.as_bytes()];
-        before.into_iter().chain(body).chain([&self.tail[..]])
+        self.before_body().chain(body).chain([self.behind_body()])
+    }
+
+    /// Those of them that stand before its body.
+    pub fn before_body(&self) -> impl Iterator<Item = &[u8]> {
+        [self.head, self.size_line.as_bytes()].into_iter()
+    }
+
+    /// Its body, for those who share chunks of it.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Those that stand behind its body.
+    pub fn behind_body(&self) -> &[u8] {
+        &self.tail
     }
 }
 
