@@ -35,6 +35,8 @@ mod tls;
 
 mod recording;
 
+pub mod kafka;
+
 mod outbox;
 
 pub mod config;
