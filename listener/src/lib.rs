@@ -15,6 +15,7 @@ pub mod reassembly;
 
 pub mod http;
 
+pub mod kafka;
 pub mod mirror;
 pub mod reading;
 
