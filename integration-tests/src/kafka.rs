@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -241,7 +241,7 @@ group.initial.rebalance.delay.ms=0
 
 /// Makes an authority, and certificates of it for the broker and a client.
 fn certify(dir: &Path) -> Result<()> {
-    let mut authority = CertificateParams::new(Vec::new())?;
+    let mut authority = named("authority")?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
     fs::write(dir.join("ca.pem"), authority.pem())?;
@@ -255,6 +255,15 @@ fn certify(dir: &Path) -> Result<()> {
 
 fn signed(authority: &CertifiedIssuer<'_, KeyPair>, name: &str) -> Result<(String, String)> {
     let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, authority)?;
+    let certificate = named(name)?.signed_by(&key, authority)?;
     Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn named(name: &str) -> Result<CertificateParams> {
+    let mut certificate = CertificateParams::new(vec![name.to_owned()])?;
+    // An issuer and what it signs must not be called the same.
+    certificate
+        .distinguished_name
+        .push(DnType::CommonName, name);
+    Ok(certificate)
 }

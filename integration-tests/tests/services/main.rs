@@ -1,3 +1,4 @@
 //! What speaks to services of others, against these: a real Kafka, a real OpenSearch. `make test-services` runs it.
 
 mod fixtures;
+mod kafka;

@@ -118,7 +118,7 @@ impl Delivered {
         due.collect()
     }
 
-    /// The brokers have it.
+    /// It is on its way to the brokers.
     pub fn committed(&mut self, partition: i32, offset: i64) {
         if let Some(progress) = self.partitions.get_mut(&partition) {
             progress.committed = Some(offset);

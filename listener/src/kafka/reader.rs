@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use reprise_kafka::{ConfigError, client_config};
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{Begin, Message, Settings, Shared};
 
@@ -31,14 +31,11 @@ const WAIT: Duration = Duration::from_millis(2);
 /// Without room for so long, the partitions are paused: what was fetched of them is given up, and fetched again.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
-/// Between two commits: what a kill makes others read again.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// Between two commits, in milliseconds: what a kill makes others read again.
+const COMMIT_EVERY_MS: &str = "1000";
 
-/// How long the last commit may take.
-const LAST_COMMIT: Duration = Duration::from_millis(500);
-
-/// A commit that is not answered for so long is not waited for.
-const LOST_COMMIT: Duration = Duration::from_secs(30);
+/// Between two looks at what has ended.
+const STORE_EVERY: Duration = Duration::from_millis(250);
 
 /// How long to ask where a partition begins.
 const ASK: Duration = Duration::from_secs(5);
@@ -53,8 +50,7 @@ pub(super) struct Reader {
     waiting: VecDeque<Message>,
     without_room: Option<Instant>,
     paused: bool,
-    commit_at: Instant,
-    committing: Option<Instant>,
+    store_at: Instant,
 }
 
 impl Reader {
@@ -68,8 +64,9 @@ impl Reader {
         let kafka = &settings.kafka;
         let mut config = client_config(kafka)?;
         config.set("group.id", &settings.group);
-        config.set("enable.auto.commit", "false");
+        // What has ended is committed, not what was read.
         config.set("enable.auto.offset.store", "false");
+        config.set("auto.commit.interval.ms", COMMIT_EVERY_MS);
         config.set("partition.assignment.strategy", "cooperative-sticky");
         // A listener that died is missed after so long; the brokers' own least is 6 s.
         config.set("session.timeout.ms", "10000");
@@ -87,8 +84,6 @@ impl Reader {
             begun: Mutex::default(),
             shared: shared.clone(),
             assigned: AtomicBool::new(false),
-            committed: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
         };
         let failed = |error| ConfigError::client(kafka, &error);
         let consumer: BaseConsumer<Context> =
@@ -101,8 +96,7 @@ impl Reader {
             waiting: VecDeque::new(),
             without_room: None,
             paused: false,
-            commit_at: Instant::now() + COMMIT_EVERY,
-            committing: None,
+            store_at: Instant::now() + STORE_EVERY,
             settings,
         })
     }
@@ -110,7 +104,7 @@ impl Reader {
     /// Reads until it is told to stop.
     pub(super) fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            self.commit();
+            self.store();
             let wait = match self.has_room() {
                 true => {
                     self.resume();
@@ -136,7 +130,7 @@ impl Reader {
             let context = self.consumer.context();
             self.paused &= !context.assigned.swap(false, Ordering::Relaxed);
         }
-        self.end();
+        // Leaving the group, which its drop does, commits what has ended.
     }
 
     /// Hands on what waits; true where more may be read.
@@ -191,58 +185,13 @@ impl Reader {
         change(&self.consumer, &all)
     }
 
-    /// Commits what is due, when it is time and the last answer has come.
-    fn commit(&mut self) {
-        self.see_answer();
+    /// Hands what is due to the library, which commits it in its own time, and when a partition is given back.
+    fn store(&mut self) {
         let now = Instant::now();
-        let waits = self
-            .committing
-            .is_some_and(|since| now - since < LOST_COMMIT);
-        if now < self.commit_at || waits {
-            return;
+        if now >= self.store_at {
+            self.store_at = now + STORE_EVERY;
+            self.consumer.context().store(&self.consumer, None);
         }
-        self.commit_at = now + COMMIT_EVERY;
-        let due = self.consumer.context().due(None);
-        if due.count() == 0 {
-            return;
-        }
-        match self.consumer.commit(&due, CommitMode::Async) {
-            Ok(()) => self.committing = Some(now),
-            Err(error) => self.tell(&error),
-        }
-    }
-
-    fn see_answer(&mut self) {
-        let context = self.consumer.context();
-        if context.committed.swap(false, Ordering::Relaxed) {
-            self.committing = None;
-        }
-    }
-
-    /// What has ended by now is committed before the group is left.
-    fn end(mut self) {
-        let deadline = Instant::now() + LAST_COMMIT;
-        // What is under way first, then what has ended since.
-        for _ in 0..2 {
-            self.commit_at = Instant::now();
-            self.commit();
-            while self.committing.is_some() && Instant::now() < deadline {
-                // What is read meanwhile has no ticket, and is read again.
-                drop(self.consumer.poll(POLL / 10));
-                self.see_answer();
-            }
-        }
-        let left = self.shared.delivered().due().len();
-        if left > 0 {
-            let kafka = self.settings.kafka.to_string();
-            warn!(
-                kafka,
-                partitions = left,
-                "not all could be committed: some is read again"
-            );
-        }
-        let context = self.consumer.context();
-        context.closing.store(true, Ordering::Relaxed);
     }
 
     /// False where it's over.
@@ -287,10 +236,6 @@ struct Context {
     shared: Arc<Shared>,
     /// There are new partitions.
     assigned: AtomicBool,
-    /// A commit was answered.
-    committed: AtomicBool,
-    /// Nothing is committed any more.
-    closing: AtomicBool,
 }
 
 impl Context {
@@ -300,17 +245,21 @@ impl Context {
     }
 
     /// What is to be committed, of all partitions or those of a list.
-    fn due(&self, of: Option<&TopicPartitionList>) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in self.shared.delivered().due() {
-            let asked = of.is_none_or(|of| of.find_partition(&self.topic, partition).is_some());
-            if asked {
-                let entry =
-                    list.add_partition_offset(&self.topic, partition, Offset::Offset(offset));
-                entry.unwrap_or_else(|error| self.tell(&error));
+    fn store(&self, consumer: &BaseConsumer<Context>, of: Option<&TopicPartitionList>) {
+        let mut delivered = self.shared.delivered();
+        for (partition, offset) in delivered.due() {
+            if of.is_some_and(|of| of.find_partition(&self.topic, partition).is_none()) {
+                continue;
+            }
+            let mut list = TopicPartitionList::new();
+            let stored = list
+                .add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+                .and_then(|()| consumer.store_offsets(&list));
+            match stored {
+                Ok(()) => delivered.committed(partition, offset),
+                Err(error) => self.tell(&error),
             }
         }
-        list
     }
 
     /// Where a partition begins that the group knows nothing of, or that is to begin at an offset.
@@ -374,12 +323,9 @@ impl Context {
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
-        let due = self.due(Some(list));
-        // The last commit is done where we are closing; where the partitions are lost, others have them.
-        let may_commit = !self.closing.load(Ordering::Relaxed) && !consumer.assignment_lost();
-        if may_commit && due.count() > 0 {
-            let committed = consumer.commit(&due, CommitMode::Sync);
-            committed.unwrap_or_else(|error| self.tell(&error));
+        // Where the partitions are lost, others have them, and read what we have not committed.
+        if !consumer.assignment_lost() {
+            self.store(consumer, Some(list));
         }
         let partitions: Vec<_> = list.elements().iter().map(|e| e.partition()).collect();
         for partition in &partitions {
@@ -416,19 +362,6 @@ impl ConsumerContext for Context {
         match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
             _ => self.revoke(consumer, list),
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        self.committed.store(true, Ordering::Relaxed);
-        if let Err(error) = result {
-            return self.tell(&error);
-        }
-        let mut delivered = self.shared.delivered();
-        for entry in offsets.elements() {
-            if let (Offset::Offset(offset), Ok(())) = (entry.offset(), entry.error()) {
-                delivered.committed(entry.partition(), offset);
-            }
         }
     }
 }
