@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 use crate::java::java;
@@ -129,6 +129,21 @@ impl Kafka {
             topic.map_err(|(topic, code)| anyhow::anyhow!("make topic {topic}: {code}"))?;
         }
         Ok(())
+    }
+
+    /// What a group has committed in a partition.
+    ///
+    /// # Errors
+    /// When the broker is away, or it has committed nothing.
+    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Result<i64> {
+        let asking: BaseConsumer = self.client().set("group.id", group).create()?;
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(topic, partition);
+        let answered = asking.committed_offsets(asked, LIMIT)?;
+        match answered.elements().first().map(|entry| entry.offset()) {
+            Some(Offset::Offset(offset)) => Ok(offset),
+            other => anyhow::bail!("{group} has committed {other:?} in {topic}/{partition}"),
+        }
     }
 
     /// Ends the broker, data and ports kept.

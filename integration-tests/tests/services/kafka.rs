@@ -107,6 +107,12 @@ async fn silent(consumer: &mut Consumer) -> bool {
     timeout(wait, consumer.next()).await.is_err()
 }
 
+/// What [`settings`]' group has committed in all partitions together.
+fn committed(kafka: &Kafka, partitions: i32) -> i64 {
+    let committed = (0..partitions).map(|p| kafka.committed("reprise", "t", p).unwrap());
+    committed.sum()
+}
+
 fn text(message: &Message) -> String {
     String::from_utf8(message.value.to_vec()).unwrap()
 }
@@ -118,7 +124,7 @@ fn number(message: &Message) -> usize {
 #[test]
 fn a_hundred_thousand_messages_arrive_in_order_of_their_keys() {
     const MESSAGES: usize = 100_000;
-    let (_kafka, topic) = with_topic(6);
+    let (kafka, topic) = with_topic(6);
     run(async {
         let sending = Sending::start(&topic, LIMIT);
         for n in 0..MESSAGES {
@@ -144,10 +150,7 @@ fn a_hundred_thousand_messages_arrive_in_order_of_their_keys() {
         }
         assert_eq!(partitions.values().collect::<BTreeSet<_>>().len(), 6);
         consumer.stop().await;
-        // All of it is committed.
-        let mut consumer = reading(&topic, Begin::Oldest);
-        assert!(silent(&mut consumer).await);
-        consumer.stop().await;
+        assert_eq!(committed(&kafka, 6), MESSAGES as i64);
     });
 }
 
@@ -214,6 +217,7 @@ fn nothing_is_lost_while_the_broker_is_away() {
         }
         consumer.stop().await;
         // What ended over the loss is committed as well.
+        assert_eq!(committed(&kafka, 3), sent as i64);
         let mut consumer = reading(&topic, Begin::Oldest);
         assert!(silent(&mut consumer).await);
         kafka.stop();
@@ -285,7 +289,8 @@ fn a_restarted_consumer_goes_on_where_all_had_ended() {
 
 #[test]
 fn a_consumer_begins_where_it_is_told() {
-    let (_kafka, topic) = with_topic(1);
+    let (kafka, topic) = with_topic(1);
+    let kafka = &kafka;
     let of = |group: &str, begin| {
         let settings = Settings {
             group: group.to_owned(),
@@ -306,9 +311,10 @@ fn a_consumer_begins_where_it_is_told() {
             .unwrap();
         };
         send(0..10);
-        let mut newest = of("newest", Begin::Newest);
-        assert!(silent(&mut newest).await);
-        // The place of a group that has read nothing is known as well.
+        // The place of a group that has read nothing is committed as well.
+        let newest = of("newest", Begin::Newest);
+        let place = |group| move || kafka.committed(group, "t", 0);
+        assert_eq!(eventually("a commit", LIMIT, place("newest")).unwrap(), 10);
         newest.stop().await;
         send(10..12);
         let mut newest = of("newest", Begin::Newest);
@@ -330,7 +336,7 @@ fn a_consumer_begins_where_it_is_told() {
         // An offset counts, whatever is committed.
         let mut at = of("at", Begin::At(3));
         assert_eq!(number(&next(&mut at).await), 3);
-        assert!(silent(&mut beyond).await);
+        assert_eq!(eventually("a commit", LIMIT, place("beyond")).unwrap(), 12);
         send(12..13);
         assert_eq!(number(&next(&mut beyond).await), 12);
         for consumer in [newest, oldest, at, beyond] {
