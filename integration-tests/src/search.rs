@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::http;
 use crate::java::java;
 use crate::place::Place;
-use crate::process::{Process, Signal, tail};
+use crate::process::{Process, Signal, output, tail};
 use crate::wait::eventually;
 
 const LIMIT: Duration = Duration::from_secs(40);
@@ -66,6 +66,25 @@ impl Search {
         let (status, body) = http::get(&self.place, self.address, path)?;
         anyhow::ensure!(status == 200, "GET {path}: {status}: {body}");
         serde_json::from_str(&body).with_context(|| format!("GET {path}: {body}"))
+    }
+
+    /// Sends it a PUT.
+    ///
+    /// # Errors
+    /// When it answers anything but success.
+    pub fn put(&self, path: &str, body: &Value) -> Result<()> {
+        let mut command = self.place.command("curl");
+        command.args([
+            "--silent",
+            "--show-error",
+            "--fail-with-body",
+            "--request",
+            "PUT",
+        ]);
+        command.args(["--header", "Content-Type: application/json"]);
+        command.args(["--data", &body.to_string()]);
+        command.arg(format!("{}{path}", self.url()));
+        output(command, LIMIT).map(drop)
     }
 
     /// Ends the node, data and port kept.

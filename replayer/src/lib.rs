@@ -35,6 +35,7 @@ mod tls;
 
 mod recording;
 
+pub mod documents;
 pub mod kafka;
 
 mod outbox;

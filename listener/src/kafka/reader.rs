@@ -119,12 +119,8 @@ impl Reader {
             };
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => self.waiting.extend(taken(&message, &self.shared)),
-                Some(Err(error)) => {
-                    if !self.goes_on(&error) {
-                        break;
-                    }
-                }
-                None => {}
+                Some(Err(error)) if !self.goes_on(&error) => break,
+                Some(Err(_)) | None => {}
             }
             // New partitions are not paused.
             let context = self.consumer.context();
