@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reprise_integration_tests::{Kafka, eventually};
-use reprise_listener::kafka::{Begin, Consumer, Message, Settings};
+use reprise_listener::kafka::{Begin, Consumer, Ends, Message, Settings};
 use reprise_replayer::kafka::{Limits, Producer, Refusal};
 use reprise_traffic::ByteSize;
 use reprise_traffic::kafka::KafkaSettings;
@@ -101,10 +101,16 @@ async fn next(consumer: &mut Consumer) -> Message {
     next.expect("a message in time").expect("no end")
 }
 
+/// What comes within a while.
+async fn soon(consumer: &mut Consumer) -> Option<Message> {
+    let wait = Duration::from_millis(1500);
+    let next = timeout(wait, consumer.next()).await;
+    next.ok().map(|message| message.expect("no end"))
+}
+
 /// Nothing comes for a while.
 async fn silent(consumer: &mut Consumer) -> bool {
-    let wait = Duration::from_millis(1500);
-    timeout(wait, consumer.next()).await.is_err()
+    soon(consumer).await.is_none()
 }
 
 /// What [`settings`]' group has committed in all partitions together.
@@ -201,19 +207,24 @@ fn nothing_is_lost_while_the_broker_is_away() {
             }
         };
         send_for(Duration::from_secs(1));
-        let mut seen = BTreeSet::new();
-        let message = next(&mut consumer).await;
-        seen.insert(number(&message));
-        consumer.ends().end(message.ticket);
+        let mut seen = BTreeMap::new();
+        let mut see = |message: Message, ends: &Ends| {
+            let place = (message.ticket.partition, message.ticket.offset);
+            // The group may have to begin anew where it had committed, but each message is in the topic once.
+            assert_eq!(*seen.entry(number(&message)).or_insert(place), place);
+            ends.end(message.ticket);
+            seen.len()
+        };
+        let ends = consumer.ends();
+        see(next(&mut consumer).await, &ends);
         kafka.stop();
         send_for(Duration::from_secs(4));
         kafka.start_again().unwrap();
         send_for(Duration::from_secs(1));
         assert_eq!(sending.done().await, sent);
-        while seen.len() < sent {
-            let message = next(&mut consumer).await;
-            assert!(seen.insert(number(&message)), "double");
-            consumer.ends().end(message.ticket);
+        while see(next(&mut consumer).await, &ends) < sent {}
+        while let Some(message) = soon(&mut consumer).await {
+            see(message, &ends);
         }
         consumer.stop().await;
         // What ended over the loss is committed as well.
