@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Installs what Reprise needs to be built, demonstrated and tested, where it is missing. Changes nothing and returns at
-# once where all is there. Usage: deploy/setup.sh [lint|bench]; each adds the tools that `make lint` or `make bench` needs.
+# once where all is there. Usage: deploy/setup.sh [lint|bench|services]; each adds what `make lint`, `make bench` or
+# `make test-services` needs.
 set -euo pipefail
 
 # PACKAGE:PROBE; the package is missing when its probe, a command or an absolute path, is.
 needs=(
     gcc:cc
+    g++:c++
     libc6-dev:/usr/include/stdlib.h
     make:make
     libpcap-dev:/usr/include/pcap/pcap.h
+    libssl-dev:/usr/include/openssl/ssl.h
+    zlib1g-dev:/usr/include/zlib.h
+    pkg-config:pkg-config
     protobuf-compiler:protoc
     libprotobuf-dev:/usr/include/google/protobuf/empty.proto
     etcd-server:etcd
@@ -22,8 +27,7 @@ needs=(
     ca-certificates:/etc/ssl/certs/ca-certificates.crt
 )
 [[ ${1:-} == bench ]] && needs+=(ethtool:ethtool wrk:wrk)
-# The library of the fuzz targets is C++.
-[[ ${1:-} == lint ]] && needs+=(g++:c++)
+[[ ${1:-} == services ]] && needs+=(default-jdk-headless:javac maven:mvn)
 # Daemons that Debian starts on installation; we start our own on ports of our own.
 daemons=(etcd-server:etcd nginx-light:nginx)
 cargo_deny=0.20.2
@@ -96,4 +100,22 @@ if [[ ${1:-} == lint ]]; then
         echo "setup: installing with cargo: cargo-deny $cargo_deny (a few minutes)"
         cargo install --quiet --locked "cargo-deny@$cargo_deny"
     fi
+fi
+
+# Kafka and OpenSearch come as Java packages, once for each version of what we ask for.
+if [[ ${1:-} == services ]]; then
+    there javac || die "no Java; install a JDK of version 17 or newer, as default-jdk-headless has it"
+    there mvn || die "no Maven; install it, as the package maven has it"
+    root=$(cd "$(dirname "$0")/.." && pwd)
+    for service in kafka search; do
+        source=$root/integration-tests/services/$service
+        fetched=$root/target/services/$service
+        sum=$(find "$source" -type f | sort | xargs cat | sha256sum)
+        [[ $(cat "$fetched/fetched" 2>/dev/null) == "$sum" ]] && continue
+        echo "setup: fetching with Maven: $service"
+        rm -rf "$fetched"
+        mvn --batch-mode --quiet -Dstyle.color=never --file "$source/pom.xml" process-classes ||
+            die "Maven could not fetch $service, see above"
+        echo "$sum" >"$fetched/fetched"
+    done
 fi

@@ -12,19 +12,29 @@ pub mod cluster;
 pub mod etcd;
 pub mod hosts;
 pub mod http;
+#[cfg(feature = "services")]
+mod java;
+#[cfg(feature = "services")]
+pub mod kafka;
 pub mod load;
 pub mod nginx;
 pub mod place;
 pub mod process;
+#[cfg(feature = "services")]
+pub mod search;
 pub mod staging;
 pub mod wait;
 
 pub use cluster::{Cluster, Role};
 pub use etcd::Etcd;
 pub use hosts::Hosts;
+#[cfg(feature = "services")]
+pub use kafka::Kafka;
 pub use load::{Load, Shape};
 pub use nginx::Nginx;
 pub use place::Place;
 pub use process::Process;
+#[cfg(feature = "services")]
+pub use search::Search;
 pub use staging::Staging;
 pub use wait::eventually;

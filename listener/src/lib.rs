@@ -17,6 +17,7 @@ pub mod http;
 
 pub mod dummy;
 pub mod feed;
+pub mod kafka;
 pub mod mirror;
 pub mod reading;
 pub mod record_port;

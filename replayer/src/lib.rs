@@ -37,6 +37,9 @@ mod tls;
 mod recording;
 mod sink;
 
+pub mod documents;
+pub mod kafka;
+
 mod outbox;
 
 pub mod config;

@@ -3,7 +3,8 @@
 //! What enters: a stream of records. What leaves: each record's header fields and its payload, borrowed from the
 //! reader. What may be lost: records whose header makes no sense or that are too large; each is handed out as a
 //! [`Skipped`] with its line, and reading goes on behind it. [`encode`] is the other way round, and [`is_whole`] tells a
-//! record whose separator is missing from one that was cut off.
+//! record whose separator is missing from one that was cut off. [`encode_json`] and [`read_json`] have another form of
+//! requests.
 //!
 //! A record is a header line, the bytes of an HTTP message as captured, and [`SEPARATOR`]:
 //!
@@ -16,6 +17,7 @@
 //! Only the whole separator ends a record. Behind the last one it may be missing, or be cut off.
 
 mod encode;
+mod json;
 mod whole;
 
 use std::io::{self, BufRead};
@@ -23,6 +25,7 @@ use std::io::{self, BufRead};
 use memchr::memchr;
 
 pub use encode::{Encoded, Unwritable, encode, header, id, messages};
+pub use json::{Inexpressible, JsonFlaw, encode_json, read_json, write_json};
 pub use whole::is_whole;
 
 /// Ends a record: a line of three monkeys, with the LF of the line before it.

@@ -282,7 +282,7 @@ pub fn id(exchange: &Exchange) -> Cow<'_, [u8]> {
 
 /// 24 hexadecimal digits: 48 bits of its connection, the same for all that came on it, and 48 bits that differ for all
 /// exchanges of a listener's life.
-fn id_of(exchange: &Exchange) -> [u8; 24] {
+pub(super) fn id_of(exchange: &Exchange) -> [u8; 24] {
     const BITS: u64 = (1 << 48) - 1;
     let connection = SessionKey::Connection.hash(&exchange.request) & BITS;
     let number = exchange.id.epoch.key().wrapping_add(exchange.id.sequence) & BITS;
