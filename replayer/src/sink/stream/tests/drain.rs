@@ -31,7 +31,7 @@ async fn loaded(target: Target, exchanges: Vec<Arc<Exchange>>) -> (Replayer, Out
         window_bytes: 1 << 30,
     };
     let mut registry = Registry::default();
-    let replayer = Replayer::start("replayer".to_owned(), 1 << 30, &mut registry).unwrap();
+    let replayer = Replayer::start("replayer".to_owned(), 1 << 30, None, &mut registry).unwrap();
     let (mut outlet, inlet) = joined(hello, welcome);
     replayer.accept(inlet);
     let name = target.name.clone();
