@@ -178,7 +178,7 @@ impl Config {
             mirror_status: mirror::Status::default(),
             record_ports: record_port::Settings::default(),
             dummy: false,
-            reading,
+            readings: vec![reading],
             limits: limit::Limits::default(),
             middleware: None,
             max_exchange: self.max_exchange,
@@ -202,7 +202,9 @@ impl Config {
             bail!("nothing to capture: give --capture IFACE:PORT, --mirror ADDR or --read FILE");
         }
         let sources = self.sources();
-        sources.reading.check()?;
+        for reading in &sources.readings {
+            reading.check()?;
+        }
         sources.plan().budget()?;
         capture::check(&sources.capture)?;
         if self.nice > 19 {

@@ -116,7 +116,7 @@ pub struct Listener {
     record_addresses: Vec<SocketAddr>,
     dummy: Option<Dummy>,
     feed: Feed,
-    reading: Reading,
+    readings: Vec<Reading>,
     live: bool,
     stop_shipping: CancellationToken,
     shipping: JoinHandle<()>,
@@ -136,7 +136,7 @@ impl Listener {
             mirror_status,
             record_ports,
             dummy,
-            reading,
+            readings: files,
             limits,
             middleware,
             live,
@@ -196,13 +196,16 @@ impl Listener {
             discards,
         };
         let captures = captures.start(&edge, captured)?;
-        let entrance = Entrance {
-            intake: intake.clone(),
-            discards,
-            turns,
-            limiter: limiter(limits.files),
-        };
-        let reading = reading.start(&edge, entrance)?;
+        let mut readings = Vec::new();
+        for files in files {
+            let entrance = Entrance {
+                intake: intake.clone(),
+                discards,
+                turns: turns.clone(),
+                limiter: limiter(limits.files),
+            };
+            readings.push(files.start(&edge, entrance)?);
+        }
         let feed = Feed::new(intake.clone(), discards, edge.clone(), max_exchange);
         let stop_governing = CancellationToken::new();
         let governed = Governed {
@@ -240,7 +243,7 @@ impl Listener {
             record_addresses,
             dummy,
             feed,
-            reading,
+            readings,
             live,
             stop_shipping,
             shipping,
@@ -263,13 +266,20 @@ impl Listener {
         self.feed.clone()
     }
 
+    /// Waits until all files are read and nothing else can come; for ever, where something is captured live or a port is open.
+    pub async fn read_out(&self) {
+        if self.live {
+            return std::future::pending().await;
+        }
+        for reading in &self.readings {
+            reading.done().await;
+        }
+    }
+
     /// Waits until all files are read, all is settled, what was fed included, and nothing else can come; for ever, where
     /// something is captured live or a port is open.
     pub async fn exhausted(&self) {
-        match self.live {
-            true => std::future::pending().await,
-            false => self.reading.done().await,
-        }
+        self.read_out().await;
         // Files can wait: a stop's patience is not for them.
         self.intake.all_through().await;
     }
@@ -303,10 +313,12 @@ impl Listener {
                 warn!(%error, "a record port failed");
             }
         }
-        let (captures, reading) = (self.captures, self.reading);
+        let (captures, readings) = (self.captures, self.readings);
         let stopping = tokio::task::spawn_blocking(move || {
             captures.stop();
-            reading.stop()
+            // All at once: each may be waiting for room.
+            readings.iter().for_each(Reading::ask_to_stop);
+            readings.into_iter().map(Reading::stop).sum()
         });
         let unreadable = stopping.await.unwrap_or_else(|error| {
             warn!(%error, "a capture thread failed");

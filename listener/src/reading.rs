@@ -260,7 +260,8 @@ impl Reading {
         self.unreadable.load(Ordering::Relaxed)
     }
 
-    fn ask_to_stop(&self) {
+    /// Has it read no further.
+    pub(crate) fn ask_to_stop(&self) {
         self.stop.ask();
         self.intake.wake_readers();
     }

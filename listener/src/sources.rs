@@ -30,8 +30,8 @@ pub struct SourceSettings {
     pub record_ports: record_port::Settings,
     /// Whether there is a request a second of our own.
     pub dummy: bool,
-    /// Capture files.
-    pub reading: reading::Settings,
+    /// Capture files and recordings, each of these a stream of its own that begins at once.
+    pub readings: Vec<reading::Settings>,
     /// What of all that is taken.
     pub limits: Limits,
     /// What all of it passes.
@@ -67,7 +67,7 @@ pub struct Sources {
     pub(crate) mirror_status: mirror::Status,
     pub(crate) record_ports: record_port::Opened,
     pub(crate) dummy: bool,
-    pub(crate) reading: reading::Opened,
+    pub(crate) readings: Vec<reading::Opened>,
     pub(crate) limits: Limits,
     pub(crate) middleware: Option<middleware::Settings>,
     /// True where something comes as it happens, and has no end.
@@ -85,7 +85,9 @@ impl Sources {
     pub fn open(settings: &SourceSettings) -> anyhow::Result<Sources> {
         let max_exchange = settings.max_exchange.as_usize();
         let budget = Arc::new(Budget::new(settings.plan().budget()?));
-        let reading = reading::open(settings.reading.clone(), budget.clone())?;
+        let read = |settings: &reading::Settings| reading::open(settings.clone(), budget.clone());
+        let readings = settings.readings.iter().map(read);
+        let readings = readings.collect::<anyhow::Result<Vec<_>>>()?;
         let bind = |address: &ListenAddress| address.bind("mirror", "--mirror");
         let mirrors = settings
             .mirror
@@ -109,7 +111,7 @@ impl Sources {
             mirror_status: settings.mirror_status,
             record_ports,
             dummy: settings.dummy,
-            reading,
+            readings,
             limits: settings.limits,
             middleware: settings.middleware.clone(),
             max_exchange,

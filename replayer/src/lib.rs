@@ -145,9 +145,15 @@ impl Replayer {
         }
     }
 
+    /// The sources have ended: sinks that collect what comes write it as soon as nothing else does.
+    pub fn hurry(&self) {
+        self.desk.hurry();
+    }
+
     /// Gives back what comes from now on, and waits until all that was taken has ended.
     pub async fn drain(self, patience: Duration) {
         self.leaving.cancel();
+        self.hurry();
         self.relays.close();
         let (under_way, waiting) = self.desk.load();
         info!(relays = self.relays.len(), under_way, waiting, "draining");

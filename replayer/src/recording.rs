@@ -38,12 +38,20 @@ pub struct RecordingError {
     pub source: OpenError,
 }
 
+/// What a recording's thread is told.
+enum Word {
+    /// To write this.
+    Take(Entry),
+    /// To wait for nothing more than what is there.
+    Hurry,
+}
+
 /// One target's files.
 pub(crate) struct Recorder {
     recording: Recording,
     document: Box<TargetDocument>,
     /// Its thread ends with this.
-    inbox: mpsc::Sender<Entry>,
+    inbox: mpsc::Sender<Word>,
     queue: Arc<Queue>,
 }
 
@@ -102,8 +110,13 @@ impl Recorder {
     pub(crate) fn take(&self, entry: Entry, most: Room) {
         if let Some(entry) = self.queue.admit(entry, most) {
             // The thread ends with this sender, and a panic of it ends the process.
-            let _ = self.inbox.send(entry);
+            let _ = self.inbox.send(Word::Take(entry));
         }
+    }
+
+    /// From now on what waits is written as soon as nothing else comes.
+    pub(crate) fn hurry(&self) {
+        let _ = self.inbox.send(Word::Hurry);
     }
 
     /// Exchanges that have not ended.

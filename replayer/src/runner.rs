@@ -400,6 +400,13 @@ impl<T: Send + Sync + 'static> Runner<T> {
         disposition
     }
 
+    /// Nothing more is to be waited for.
+    pub(crate) fn hurry(&self) {
+        if let Sender::Sink(sink) = &*self.current().sender {
+            sink.hurry();
+        }
+    }
+
     /// What is measured of the target, for those who want it.
     pub(crate) fn measures(&self) -> &Measures {
         &self.measures

@@ -90,6 +90,15 @@ impl Sink {
         }
     }
 
+    /// Nothing more is to be waited for: what is there is written as soon as nothing else comes.
+    pub(crate) fn hurry(&self) {
+        match self {
+            Sink::Files(recorder) => recorder.hurry(),
+            // They never wait for more.
+            Sink::Stdout(_) | Sink::Stream(_) => {}
+        }
+    }
+
     /// Exchanges that have not ended.
     pub(crate) fn load(&self) -> usize {
         match self {

@@ -394,6 +394,12 @@ impl Desk {
         self.lock().windows.forget_silent(Instant::now());
     }
 
+    /// Nothing more is to be waited for.
+    pub(crate) fn hurry(&self) {
+        let runners: Vec<_> = self.lock().runners.values().cloned().collect();
+        runners.iter().for_each(|runner| runner.hurry());
+    }
+
     /// Jobs under way, and jobs that wait behind them.
     pub(crate) fn load(&self) -> (usize, usize) {
         let runners: Vec<_> = self.lock().runners.values().cloned().collect();

@@ -159,11 +159,20 @@ impl Embedded {
 
     /// Waits until all files are read and settled and nothing else can come; for ever, where something is captured live.
     pub(crate) async fn exhausted(&self) {
+        self.listener.read_out().await;
+        self.hurry();
         self.listener.exhausted().await;
+    }
+
+    fn hurry(&self) {
+        if let Some(replayer) = &self.replayer {
+            replayer.hurry();
+        }
     }
 
     /// Stops capturing, waits until all that was captured is settled, and returns the closed books.
     pub(crate) async fn drain(self) -> Ended {
+        self.hurry();
         let ended = self.listener.drain(self.drain_timeout).await;
         self.relay.drain(Duration::from_secs(2)).await;
         if let Some(replayer) = self.replayer {

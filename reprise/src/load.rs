@@ -301,13 +301,18 @@ fn how(args: &LoadArgs) -> String {
 
 fn sources(args: &LoadArgs, target: &TargetDocument) -> anyhow::Result<SourceSettings> {
     let key = &target.session_key;
-    let is_named = !matches!(key, SessionKey::Connection | SessionKey::Client);
+    let is_unnamed = |key: &SessionKey| {
+        matches!(
+            key,
+            SessionKey::Connection | SessionKey::Client | SessionKey::Exchange
+        )
+    };
+    let is_named = !is_unnamed(key);
     let unique = match args.unique.is_empty() {
         true if is_named => vec![key.clone()],
         _ => args.unique.clone(),
     };
-    let wrong = |key: &&SessionKey| matches!(key, SessionKey::Connection | SessionKey::Client);
-    if let Some(key) = unique.iter().find(wrong) {
+    if let Some(key) = unique.iter().find(|key| is_unnamed(key)) {
         bail!(
             "--unique {key}: clones differ in that anyway; name a cookie, a header or a query parameter"
         );
@@ -321,7 +326,8 @@ fn sources(args: &LoadArgs, target: &TargetDocument) -> anyhow::Result<SourceSet
         ..config.sources()
     };
     let evenly = args.rate.is_some() || !args.stages.is_empty();
-    sources.reading = reading::Settings {
+    let usual = sources.readings.pop().unwrap_or_default();
+    let reading = reading::Settings {
         files: args.from.clone(),
         pacing: Pacing {
             // Also of what comes through a pipe.
@@ -337,9 +343,10 @@ fn sources(args: &LoadArgs, target: &TargetDocument) -> anyhow::Result<SourceSet
             unique,
             jitter: args.jitter,
         },
-        ..sources.reading
+        ..usual
     };
-    sources.reading.check()?;
+    reading.check()?;
+    sources.readings.push(reading);
     Ok(sources)
 }
 

@@ -316,7 +316,9 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<Work> {
     let sources = config.sources();
     sources.plan().budget()?;
     capture::check(&sources.capture)?;
-    sources.reading.check()?;
+    for reading in &sources.readings {
+        reading.check()?;
+    }
     if !args.file.check {
         confine(config.user.as_ref(), config.nice)?;
     }

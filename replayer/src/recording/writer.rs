@@ -19,6 +19,7 @@ use reprise_traffic::recording::{Packing, Recording, RecordingSettings};
 use reprise_traffic::{Changes, Disposition, DropReason, Fault, Target, TargetName};
 use tracing::{error, info, warn};
 
+use super::Word;
 use super::file::{self, OpenError, RecordFile};
 use super::name::Names;
 use super::pack::Packer;
@@ -86,6 +87,8 @@ pub(super) struct Writer {
     batch: Vec<Entry>,
     bytes: usize,
     deadline: Option<Instant>,
+    /// What waits is written as soon as nothing else comes.
+    hurries: bool,
     written: u64,
     /// How all that comes ends, once nothing can be recorded any more.
     over: Option<Disposition>,
@@ -117,6 +120,7 @@ impl Writer {
             batch: Vec::new(),
             bytes: 0,
             deadline: None,
+            hurries: false,
             written: 0,
             over: None,
             refused: LogLimit::every(REFUSED_LINES),
@@ -125,18 +129,20 @@ impl Writer {
     }
 
     /// Records until nobody can send any more.
-    pub(super) fn run(mut self, inbox: &Receiver<Entry>) {
+    pub(super) fn run(mut self, inbox: &Receiver<Word>) {
         self.open_early();
         loop {
-            let wait = self
-                .deadline
-                .map(|at| at.saturating_duration_since(Instant::now()));
+            let wait = self.deadline.map(|at| match self.hurries {
+                true => Duration::ZERO,
+                false => at.saturating_duration_since(Instant::now()),
+            });
             let next = match wait {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => inbox.recv_timeout(wait),
             };
             match next {
-                Ok(entry) => self.take(entry),
+                Ok(Word::Take(entry)) => self.take(entry),
+                Ok(Word::Hurry) => self.hurries = true,
                 Err(RecvTimeoutError::Timeout) => self.flush(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use reprise_listener::limit::SourceLimit;
-use reprise_listener::reading::Records;
 use reprise_listener::reading::pace::{Pacing, Repeat, Speed};
-use reprise_listener::{SourceSettings, budget, mirror, record_port};
+use reprise_listener::reading::{self, Records};
+use reprise_listener::{SourceSettings, budget, middleware, mirror, record_port};
 use reprise_node::config::ByteSize;
 
 use super::limit::Limit;
@@ -21,6 +21,9 @@ const RING: ByteSize = ByteSize::mib(64);
 
 /// The same: an unfinished request is worth waiting for, as servers do.
 const INCOMPLETE: Duration = Duration::from_secs(60);
+
+/// Bytes of messages that wait for a middleware, beside one that passes this.
+const MIDDLEWARE_QUEUE: usize = 32 << 20;
 
 /// What the options ask for.
 ///
@@ -55,21 +58,41 @@ pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
             certificate: tls.certificate.clone(),
             key: tls.key.clone(),
         });
+    // Each input reads on its own, from its own begin.
+    let usual = settings.readings.pop().unwrap_or_default();
     for input in &options.inputs {
-        add(&mut settings, options, input)?;
+        add(&mut settings, &usual, options, input)?;
     }
+    settings.middleware = options
+        .globals
+        .middleware
+        .as_ref()
+        .map(|command| middleware::Settings {
+            command: command.clone(),
+            max_message: options.globals.max_message.as_usize(),
+            queue: MIDDLEWARE_QUEUE,
+        });
     Ok(settings)
 }
 
-fn add(settings: &mut SourceSettings, options: &Options, input: &Input) -> anyhow::Result<()> {
+fn add(
+    settings: &mut SourceSettings,
+    usual: &reading::Settings,
+    options: &Options,
+    input: &Input,
+) -> anyhow::Result<()> {
     match input {
         Input::Raw { address, limit } => {
             settings.limits.captures = limit.map(source_limit);
             match address {
                 RawAddress::Live(specs) => settings.capture.specs.extend(specs.iter().cloned()),
                 RawAddress::File { path, ports } => {
-                    settings.reading.files.push(path.into());
-                    settings.reading.ports.extend(ports);
+                    let captured = reading::Settings {
+                        files: vec![path.into()],
+                        ports: ports.clone(),
+                        ..usual.clone()
+                    };
+                    settings.readings.push(captured);
                 }
                 RawAddress::AllPorts(_) => bail!("--input-raw: all ports is not built yet"),
                 RawAddress::Pods(_) => bail!("--input-raw: k8s:// is not built yet"),
@@ -92,20 +115,26 @@ fn add(settings: &mut SourceSettings, options: &Options, input: &Input) -> anyho
             speed,
             at_most,
         } => {
-            let files = &mut settings.reading;
+            let mut files = Vec::new();
             for path in paths {
-                files.files.extend(found(path)?);
+                files.extend(found(path)?);
             }
-            files.records = Records::Apart;
-            files.pacing = Pacing {
-                speed: Some(Speed::Times(*speed)),
-                max_gap: options.file_input.max_wait,
-                repeat: match options.file_input.repeat {
-                    true => Repeat::Forever,
-                    false => Repeat::default(),
+            let recorded = reading::Settings {
+                files,
+                records: Records::Apart,
+                pacing: Pacing {
+                    speed: Some(Speed::Times(*speed)),
+                    max_gap: options.file_input.max_wait,
+                    repeat: match options.file_input.repeat {
+                        true => Repeat::Forever,
+                        false => Repeat::default(),
+                    },
+                    ..Pacing::default()
                 },
-                ..Pacing::default()
+                ..usual.clone()
             };
+            recorded.check()?;
+            settings.readings.push(recorded);
             settings.limits.files = at_most.map(SourceLimit::PerSecond);
         }
         Input::Kafka { .. } => bail!("--input-kafka-host is not built yet"),
