@@ -1,11 +1,13 @@
 //! A Kafka topic that is read.
 //!
-//! What enters: messages of a topic, of those partitions that the group gives to this listener ([`reader`]); their ends,
-//! in any order ([`delivered`]). What leaves: each message's value; to the brokers, for each partition the offset below
-//! which all has ended, once a second and at the end. What may be lost: nothing that the topic keeps; messages whose end
-//! was not committed are read again, by this listener or another. Whoever reads too slowly stops the reading, no more.
+//! What enters: messages of a topic ([`reader`]), of those partitions that the group gives to this listener ([`member`]);
+//! their ends, in any order ([`delivered`]). What leaves: each message's value; to the brokers, for each partition the
+//! offset below which all has ended, once a second and at the end. What may be lost: nothing that the topic keeps;
+//! messages whose end was not committed are read again, by this listener or another. Whoever reads too slowly stops the
+//! reading, no more.
 
 mod delivered;
+mod member;
 mod reader;
 
 use std::fmt;

@@ -4,22 +4,21 @@
 //! there and not too many are open; commits. What may be lost: nothing. While there is no room the partitions are paused,
 //! and the brokers keep what is in them; the group still hears of us.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use reprise_kafka::{ConfigError, client_config};
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tracing::{error, info};
+use tracing::error;
 
+use super::member::Member;
 use super::{Begin, Message, Settings, Shared};
 
 /// Between two looks at whether to stop.
@@ -37,13 +36,14 @@ const COMMIT_EVERY_MS: &str = "1000";
 /// Between two looks at what has ended.
 const STORE_EVERY: Duration = Duration::from_millis(250);
 
-/// How long to ask where a partition begins.
-const ASK: Duration = Duration::from_secs(5);
+/// Brokers that are away for less cost nothing. The partitions of a listener that died wait for so long; one that stops
+/// gives them back.
+const SESSION_MS: &str = "30000";
 
 pub(super) struct Reader {
     /// First, so that nobody waits for more while the group is left.
     queue: mpsc::Sender<Message>,
-    consumer: BaseConsumer<Context>,
+    consumer: BaseConsumer<Member>,
     settings: Settings,
     shared: Arc<Shared>,
     /// What found no room; one, as what is paused yields nothing.
@@ -68,8 +68,7 @@ impl Reader {
         config.set("enable.auto.offset.store", "false");
         config.set("auto.commit.interval.ms", COMMIT_EVERY_MS);
         config.set("partition.assignment.strategy", "cooperative-sticky");
-        // A listener that died is missed after so long; the brokers' own least is 6 s.
-        config.set("session.timeout.ms", "10000");
+        config.set("session.timeout.ms", SESSION_MS);
         // Only where the brokers couldn't be asked, or what was asked for is deleted meanwhile.
         let reset = match settings.begin {
             Begin::Newest => "latest",
@@ -78,16 +77,9 @@ impl Reader {
         config.set("auto.offset.reset", reset);
         let kbytes = (settings.prefetch.0 >> 10).clamp(1, 2_097_151);
         config.set("queued.max.messages.kbytes", kbytes.to_string());
-        let context = Context {
-            topic: kafka.topic.clone(),
-            begin: settings.begin,
-            begun: Mutex::default(),
-            shared: shared.clone(),
-            assigned: AtomicBool::new(false),
-        };
+        let context = Member::new(kafka.topic.clone(), settings.begin, shared.clone());
         let failed = |error| ConfigError::client(kafka, &error);
-        let consumer: BaseConsumer<Context> =
-            config.create_with_context(context).map_err(failed)?;
+        let consumer: BaseConsumer<Member> = config.create_with_context(context).map_err(failed)?;
         consumer.subscribe(&[&kafka.topic]).map_err(failed)?;
         Ok(Reader {
             consumer,
@@ -123,8 +115,7 @@ impl Reader {
                 Some(Err(_)) | None => {}
             }
             // New partitions are not paused.
-            let context = self.consumer.context();
-            self.paused &= !context.assigned.swap(false, Ordering::Relaxed);
+            self.paused &= !self.consumer.context().has_more();
         }
         // Leaving the group, which its drop does, commits what has ended.
     }
@@ -175,7 +166,7 @@ impl Reader {
 
     fn assignment(
         &self,
-        change: impl FnOnce(&BaseConsumer<Context>, &TopicPartitionList) -> KafkaResult<()>,
+        change: impl FnOnce(&BaseConsumer<Member>, &TopicPartitionList) -> KafkaResult<()>,
     ) -> KafkaResult<()> {
         let all = self.consumer.assignment()?;
         change(&self.consumer, &all)
@@ -221,143 +212,4 @@ fn taken(message: &BorrowedMessage<'_>, shared: &Shared) -> Option<Message> {
         timestamp_ms: message.timestamp().to_millis(),
         value: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
     })
-}
-
-/// What the library calls, on the thread above.
-struct Context {
-    topic: String,
-    begin: Begin,
-    /// Partitions that were ours before.
-    begun: Mutex<HashSet<i32>>,
-    shared: Arc<Shared>,
-    /// There are new partitions.
-    assigned: AtomicBool,
-}
-
-impl Context {
-    fn tell(&self, error: &KafkaError) {
-        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        self.shared.complaints.tell(code, &error.to_string());
-    }
-
-    /// What is to be committed, of all partitions or those of a list.
-    fn store(&self, consumer: &BaseConsumer<Context>, of: Option<&TopicPartitionList>) {
-        let mut delivered = self.shared.delivered();
-        for (partition, offset) in delivered.due() {
-            if of.is_some_and(|of| of.find_partition(&self.topic, partition).is_none()) {
-                continue;
-            }
-            let mut list = TopicPartitionList::new();
-            let stored = list
-                .add_partition_offset(&self.topic, partition, Offset::Offset(offset))
-                .and_then(|()| consumer.store_offsets(&list));
-            match stored {
-                Ok(()) => delivered.committed(partition, offset),
-                Err(error) => self.tell(&error),
-            }
-        }
-    }
-
-    /// Where a partition begins that the group knows nothing of, or that is to begin at an offset.
-    fn beginning(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        partition: i32,
-        committed: Offset,
-    ) -> Option<i64> {
-        let first = self
-            .begun
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(partition);
-        let is_asked_for = matches!(self.begin, Begin::At(_)) && first;
-        if matches!(committed, Offset::Offset(_)) && !is_asked_for {
-            return None;
-        }
-        match consumer.fetch_watermarks(&self.topic, partition, ASK) {
-            Ok((low, high)) => Some(match self.begin {
-                Begin::Newest => high,
-                Begin::Oldest => low,
-                Begin::At(offset) => offset.clamp(low, high.max(low)),
-            }),
-            Err(error) => {
-                self.tell(&error);
-                match self.begin {
-                    Begin::At(offset) => Some(offset),
-                    Begin::Newest | Begin::Oldest => None,
-                }
-            }
-        }
-    }
-
-    fn assign(&self, consumer: &BaseConsumer<Context>, list: &mut TopicPartitionList) {
-        let partitions: Vec<_> = list.elements().iter().map(|e| e.partition()).collect();
-        // Not known is not the same as none: then the library finds out.
-        let committed = consumer.committed_offsets(list.clone(), ASK);
-        let committed = committed.map_err(|error| self.tell(&error)).ok();
-        for partition in &partitions {
-            let known = committed.as_ref().and_then(|committed| {
-                let entry = committed.find_partition(&self.topic, *partition);
-                entry.map(|entry| entry.offset())
-            });
-            let begin = match (known, self.begin) {
-                (None, Begin::Newest | Begin::Oldest) => None,
-                (known, _) => {
-                    self.beginning(consumer, *partition, known.unwrap_or(Offset::Invalid))
-                }
-            };
-            if let Some(begin) = begin {
-                let set = list.set_partition_offset(&self.topic, *partition, Offset::Offset(begin));
-                set.unwrap_or_else(|error| self.tell(&error));
-            }
-            self.shared.delivered().assign(*partition, begin);
-        }
-        let assigned = consumer.incremental_assign(list);
-        assigned.unwrap_or_else(|error| self.tell(&error));
-        self.assigned.store(true, Ordering::Relaxed);
-        info!(topic = self.topic, ?partitions, "partitions are ours");
-    }
-
-    fn revoke(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
-        // Where the partitions are lost, others have them, and read what we have not committed.
-        if !consumer.assignment_lost() {
-            self.store(consumer, Some(list));
-        }
-        let partitions: Vec<_> = list.elements().iter().map(|e| e.partition()).collect();
-        for partition in &partitions {
-            self.shared.delivered().revoke(*partition);
-        }
-        let unassigned = consumer.incremental_unassign(list);
-        unassigned.unwrap_or_else(|error| self.tell(&error));
-        info!(
-            topic = self.topic,
-            ?partitions,
-            "partitions are no longer ours"
-        );
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.shared.complaints.debug(facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        self.shared.complaints.tell(code, reason);
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        code: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        match code {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
-            _ => self.revoke(consumer, list),
-        }
-    }
 }
