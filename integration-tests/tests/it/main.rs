@@ -21,6 +21,7 @@ mod fleet;
 mod help;
 mod hosts;
 mod load;
+mod middleware;
 mod mirror;
 mod odd_bytes;
 mod parts;
