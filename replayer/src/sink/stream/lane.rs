@@ -197,6 +197,7 @@ impl Lane {
                 self.give_up(&mut wire, window, &over);
             }
         }
+        drop(wire);
         common.meter.connections.dec();
     }
 
