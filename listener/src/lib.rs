@@ -338,6 +338,7 @@ impl Listener {
                 "not all was settled in time: what was never sent is dropped, the rest is unknown"
             );
             self.intake.end_feed();
+            self.intake.finish_middleware().await;
             self.intake.give_up();
         }
         self.intake.end_feed();

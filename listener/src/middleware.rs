@@ -173,10 +173,10 @@ impl Middleware {
     }
 
     /// True where nothing waits for the program, and all that it has came back, or nothing came for so long that the rest
-    /// is left out on purpose.
+    /// is left out on purpose; or where it takes nothing any more.
     pub(crate) fn is_quiet(&self, patience: Duration) -> bool {
         if !self.shared.queue.is_empty() {
-            return false;
+            return self.shared.queue.still_for() >= STALLED;
         }
         let pending = self.shared.pending();
         pending.is_empty() || pending.quiet_for(Instant::now()) >= patience

@@ -256,7 +256,16 @@ fn a_middleware_that_is_killed_is_started_again() {
     let pids = dir.path().join("pids");
     let script = format!("sh -c 'echo $$ >> {}; exec cat'", pids.display());
     let mut live = Live::start(dir.path(), &script);
+    let program = |life: usize| -> i32 {
+        eventually("the program's number", LIMIT, || {
+            let lives = fs::read_to_string(&pids)?;
+            let pid = lives.lines().nth(life).map(str::parse);
+            pid.transpose()?.ok_or_else(|| anyhow::anyhow!("{lives}"))
+        })
+        .unwrap()
+    };
     for life in 0..3 {
+        let pid = program(life);
         live.send(100 * life..100 * (life + 1), 10);
         eventually("all of a life's messages", LIMIT, || {
             let came = live.came().len();
@@ -264,14 +273,9 @@ fn a_middleware_that_is_killed_is_started_again() {
             Ok(())
         })
         .unwrap();
-        let pid: i32 = eventually("the program's number", LIMIT, || {
-            let lives = fs::read_to_string(&pids)?;
-            let pid = lives.lines().nth(life).map(str::parse);
-            pid.transpose()?.ok_or_else(|| anyhow::anyhow!("{lives}"))
-        })
-        .unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     }
+    program(3);
     live.send(300..400, 10);
     eventually("the messages of the last life", LIMIT, || {
         let came = live.came();

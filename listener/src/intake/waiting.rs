@@ -136,8 +136,9 @@ impl Intake {
         if let Some(middleware) = self.middleware.get() {
             // A program's lines have no instant: they leave when they come back.
             let left = || due.instant.saturating_duration_since(Instant::now());
-            while !left().is_zero() && !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(left().min(LOOK));
+            let waits = || !left().is_zero() || middleware.is_busy();
+            while waits() && !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(left().clamp(LOOK / 8, LOOK));
             }
             return middleware.offer(request);
         }
