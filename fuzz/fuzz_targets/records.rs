@@ -8,7 +8,7 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use reprise_fuzz::input::Input;
 use reprise_listener::edge::EdgeEvent;
-use reprise_listener::record_port::cutter::{Cut, Cutter, Passed};
+use reprise_listener::record_port::cutter::{Cut, Cutter, Passed, Whole};
 use reprise_listener::records;
 use reprise_traffic::gor::{self, Record, SEPARATOR};
 use reprise_traffic::{Epoch, Exchange, ExchangeId};
@@ -31,7 +31,8 @@ fn read(stream: &[u8], piece: usize, most: usize) -> Found {
     let mut found = Found::new();
     let mut take = |(at, cut): Cut<'_>| {
         assert!(found.last().is_none_or(|(last, _)| *last < at));
-        let bytes = |record: Record<'_>| [record.header, b"\n", record.payload].concat();
+        let bytes =
+            |Whole { record, .. }: Whole<'_>| [record.header, b"\n", record.payload].concat();
         found.push((at, cut.map(bytes)));
     };
     let mut cutter = Cutter::new(most);

@@ -265,8 +265,9 @@ impl Intake {
         inner.books.settle_all(Disposition::Unknown, sent);
     }
 
-    /// Takes in a record of the process itself, unless half of the budget is used or [`MOST_FED`] exchanges are unsettled: what
-    /// is captured comes first. False where it isn't taken, or the life is over.
+    /// Takes in a record of the process itself, unless three quarters of the budget are used or [`MOST_FED`] exchanges are
+    /// unsettled: those who read files leave more, and what is captured comes first. False where it isn't taken, or the life is
+    /// over.
     pub(crate) fn feed(&self, record: Captured) -> bool {
         if let Some(middleware) = self.middleware.get() {
             middleware.offer(record);
@@ -274,7 +275,8 @@ impl Intake {
         }
         let size = record.size();
         let mut inner = self.lock();
-        if inner.is_over || inner.window.unsettled() >= MOST_FED || self.is_half_used(0) {
+        let is_short = self.budget.used() > self.budget.limit() / 4 * 3;
+        if inner.is_over || inner.window.unsettled() >= MOST_FED || is_short {
             return false;
         }
         if inner.window.admit(record).is_err() {

@@ -120,6 +120,10 @@ impl Limiter {
         }
         second.go_on(now);
         if second.taken >= most.get() {
+            // A recording that is read again has the same ids again.
+            if let Some(key) = key {
+                second.followed.remove(&key);
+            }
             return false;
         }
         second.taken += 1;
@@ -226,6 +230,11 @@ mod tests {
         }
         assert_eq!(edge.get(EdgeEvent::InputLimited), (70 - 12) * 3);
         assert!(!takes(&limiter, 2, 999, start));
+        // The same ids again: the answer goes the way of the last request.
+        let later = start + Duration::from_secs(10);
+        let again = [71, 72, 73, 1].map(|id| takes(&limiter, 1, id, later));
+        assert_eq!(again, [true, true, true, false]);
+        assert!(takes(&limiter, 2, 71, later) && !takes(&limiter, 2, 1, later));
     }
 
     #[test]

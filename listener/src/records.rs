@@ -14,14 +14,11 @@ use bytes::Bytes;
 use reprise_traffic::exchange::{Captured, Exchange, ExchangeId};
 use reprise_traffic::gor::{self, Kind, Record};
 use reprise_traffic::label::{Label, Verbatim};
-use reprise_traffic::{Body, BodyMut, Epoch, Head};
+use reprise_traffic::{Epoch, Head};
 
 use crate::edge::EdgeEvent;
 use crate::http::Message;
 use crate::reading::record::{self, Unfit};
-
-/// A body up to this size is one piece.
-const SMALL: usize = 32 << 10;
 
 /// Numbers the requests of all sources of records of a listener.
 #[derive(Debug, Default)]
@@ -43,20 +40,29 @@ impl Turns {
 /// # Errors
 /// Why there is none, to be counted.
 pub fn message(record: &Record<'_>, max_exchange: usize) -> Result<Captured, EdgeEvent> {
+    message_of(record, None, max_exchange)
+}
+
+/// The same of a record that lies in `owner`: a large payload stays there, and isn't copied.
+pub(crate) fn message_of(
+    record: &Record<'_>,
+    owner: Option<&Bytes>,
+    max_exchange: usize,
+) -> Result<Captured, EdgeEvent> {
     if record.header.len() + record.payload.len() > max_exchange {
         return Err(EdgeEvent::TooLarge);
     }
     let label = Label::new(record.header, 0).map_err(|_| EdgeEvent::BadRecord)?;
     if record.kind != Kind::Request {
-        return Ok(opaque(record, label));
+        return Ok(opaque(record, owner, label));
     }
-    if let Some(plain) = record::plain(record, max_exchange) {
+    if let Some(plain) = record::plain(record, owner, max_exchange) {
         return Ok(labelled(record, plain, label));
     }
     match record::parsed(record, max_exchange).request {
-        Ok(request) => Ok(exactly(record, request, label)),
+        Ok(request) => Ok(exactly(record, owner, request, label)),
         Err(Unfit::For(event @ (EdgeEvent::Marked | EdgeEvent::TooLarge))) => Err(event),
-        Err(Unfit::For(_) | Unfit::Empty) => Ok(opaque(record, label)),
+        Err(Unfit::For(_) | Unfit::Empty) => Ok(opaque(record, owner, label)),
     }
 }
 
@@ -68,35 +74,24 @@ fn labelled(record: &Record<'_>, request: Message, label: Label) -> Captured {
 }
 
 /// A message that isn't taken apart.
-fn opaque(record: &Record<'_>, label: Label) -> Captured {
+fn opaque(record: &Record<'_>, owner: Option<&Bytes>, label: Label) -> Captured {
     let all = Message {
         captured_ns: record.timestamp_ns,
         head: Head::opaque(),
-        body: body(record.payload),
+        body: record::kept(record.payload, owner),
         trailers: Bytes::new(),
     };
     labelled(record, all, label)
 }
 
-fn body(bytes: &[u8]) -> Body {
-    match bytes.len() {
-        0..=SMALL => Body::from(Bytes::copy_from_slice(bytes)),
-        whole => {
-            let mut body = BodyMut::default();
-            body.push(bytes, Some(whole as u64));
-            body.freeze()
-        }
-    }
-}
-
 /// A request that had to be parsed, with its payload where writing it again would change that.
-fn exactly(record: &Record<'_>, request: Message, label: Label) -> Captured {
+fn exactly(record: &Record<'_>, owner: Option<&Bytes>, request: Message, label: Label) -> Captured {
     static NOBODY: LazyLock<Arc<Epoch>> = LazyLock::new(|| Arc::new(Epoch::new("", 0)));
     let head = request.head.raw();
     let ahead = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
     let before = record.payload.iter().take_while(ahead).count();
     if !record.payload[before..].starts_with(head) {
-        return opaque(record, label);
+        return opaque(record, owner, label);
     }
     let head_end = before + head.len();
     let exchange = Exchange {
@@ -112,7 +107,7 @@ fn exactly(record: &Record<'_>, request: Message, label: Label) -> Captured {
     let mut message = exchange.request;
     if !is_shown {
         let verbatim = Verbatim {
-            payload: body(record.payload),
+            payload: record::kept(record.payload, owner),
             head_end,
         };
         message.label = message

@@ -333,3 +333,12 @@ async fn a_mirror_port_answers_200_where_asked_to_and_has_a_limit() {
     assert_eq!(shipped.lock().unwrap().len(), 3);
     assert_eq!((books.captured, books.edge["input_limited"]), (3, 7));
 }
+
+#[test]
+fn records_apart_have_no_users_to_multiply() {
+    let mut settings = settings(vec![PathBuf::from("a")]);
+    assert!(settings.reading.check().is_ok());
+    settings.reading.users.times = "2".parse().unwrap();
+    let error = settings.reading.check().unwrap_err().to_string();
+    assert!(error.contains("multiplied"), "{error}");
+}

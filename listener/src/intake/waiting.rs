@@ -166,7 +166,7 @@ impl Intake {
     }
 
     /// The other half is for live sources, which can't wait. What the caller holds itself doesn't count.
-    pub(super) fn is_half_used(&self, own: usize) -> bool {
+    fn is_half_used(&self, own: usize) -> bool {
         let (used, limit) = (self.budget.used(), self.budget.limit());
         used.saturating_sub(own) > limit.saturating_sub(own) / 2
     }

@@ -47,7 +47,7 @@ pub enum Unfit {
 
 /// The request in a record, of `max_exchange` bytes at most.
 pub fn request(record: &Record<'_>, max_exchange: usize) -> Found {
-    plain(record, max_exchange).map_or_else(
+    plain(record, None, max_exchange).map_or_else(
         || parsed(record, max_exchange),
         |message| Found {
             request: Ok(message),
@@ -56,8 +56,13 @@ pub fn request(record: &Record<'_>, max_exchange: usize) -> Found {
     )
 }
 
-/// A request whose head announces just the bytes behind it: nearly all are.
-pub(crate) fn plain(record: &Record<'_>, max_exchange: usize) -> Option<Message> {
+/// A request whose head announces just the bytes behind it: nearly all are. A record that lies in `owner` needs no memory of
+/// its own.
+pub(crate) fn plain(
+    record: &Record<'_>,
+    owner: Option<&Bytes>,
+    max_exchange: usize,
+) -> Option<Message> {
     let payload = record.payload;
     let split = EMPTY_LINE.find(payload)? + 4;
     if payload.len() > max_exchange || payload.starts_with(b"\r") || payload.starts_with(b"\n") {
@@ -69,11 +74,10 @@ pub(crate) fn plain(record: &Record<'_>, max_exchange: usize) -> Option<Message>
             let body = head.split_off(split);
             (head, Body::from(body))
         }
-        whole => {
-            let mut body = BodyMut::default();
-            body.push(&payload[split..], Some(whole as u64));
-            (Bytes::copy_from_slice(&payload[..split]), body.freeze())
-        }
+        _ => (
+            Bytes::copy_from_slice(&payload[..split]),
+            kept(&payload[split..], owner),
+        ),
     };
     let head = Head::parse(head).ok()?;
     let is_whole = framing::of_request(&head) == Ok(Framing::Length(body.len() as u64));
@@ -84,6 +88,19 @@ pub(crate) fn plain(record: &Record<'_>, max_exchange: usize) -> Option<Message>
         body,
         trailers: Bytes::new(),
     })
+}
+
+/// Bytes of a record, which lie in `owner`, or are copied.
+pub(crate) fn kept(bytes: &[u8], owner: Option<&Bytes>) -> Body {
+    match (bytes.len(), owner) {
+        (0..=SMALL, _) => Body::from(Bytes::copy_from_slice(bytes)),
+        (_, Some(owner)) => Body::from(owner.slice_ref(bytes)),
+        (whole, None) => {
+            let mut body = BodyMut::default();
+            body.push(bytes, Some(whole as u64));
+            body.freeze()
+        }
+    }
 }
 
 /// Any other, by the parser that live captures have.

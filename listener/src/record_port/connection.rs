@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use super::Shared;
-use super::cutter::{Cut, Cutter, Passed};
+use super::cutter::{Cut, Cutter, Passed, Whole};
 use super::under_way::Part;
 use crate::edge::EdgeEvent;
 use crate::records;
@@ -189,15 +189,17 @@ impl Connection {
         let (peer, flaws) = (self.peer, &mut self.flaws);
         cut(&mut self.cutter, &mut |(at, cut)| {
             let (event, why) = match cut {
-                Ok(record) if !shared.limiter.takes_record(&record, now) => return,
-                Ok(record) => match records::message(&record, entry.max_exchange) {
-                    Ok(mut message) => {
-                        entry.turns.number(&mut message);
-                        return messages.push(message);
+                Ok(Whole { record, .. }) if !shared.limiter.takes_record(&record, now) => return,
+                Ok(Whole { record, owner }) => {
+                    match records::message_of(&record, owner, entry.max_exchange) {
+                        Ok(mut message) => {
+                            entry.turns.number(&mut message);
+                            return messages.push(message);
+                        }
+                        Err(event @ EdgeEvent::Marked) => return entry.edge.count(event, 1),
+                        Err(event) => (event, event.as_str().to_owned()),
                     }
-                    Err(event @ EdgeEvent::Marked) => return entry.edge.count(event, 1),
-                    Err(event) => (event, event.as_str().to_owned()),
-                },
+                }
                 // It was counted then.
                 Err(Passed::GivenUp) => return,
                 Err(passed @ Passed::TooLarge) => (EdgeEvent::TooLarge, passed.to_string()),

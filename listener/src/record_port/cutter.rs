@@ -5,6 +5,7 @@
 //! or that have no end, each told. No I/O: it holds the record that is under way and nothing else, looks at each byte once
 //! and copies only what comes in several pieces.
 
+use bytes::Bytes;
 use memchr::memmem::Finder;
 use reprise_traffic::gor::{self, Flaw, Record, SEPARATOR};
 
@@ -13,6 +14,9 @@ const SEAM: usize = SEPARATOR.len() - 1;
 
 /// A buffer with more room than this is given back once it isn't needed.
 const KEPT: usize = 4 << 10;
+
+/// A record of this size that came in pieces isn't copied any more.
+const LARGE: usize = 256 << 10;
 
 /// Why a record is passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +36,16 @@ pub enum Passed {
 }
 
 /// What stands at some place, in bytes from the stream's begin.
-pub type Cut<'a> = (u64, Result<Record<'a>, Passed>);
+pub type Cut<'a> = (u64, Result<Whole<'a>, Passed>);
+
+/// A whole record.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole<'a> {
+    /// The record.
+    pub record: Record<'a>,
+    /// What it lies in, where it is large and may be kept there.
+    pub owner: Option<&'a Bytes>,
+}
 
 /// The records of one stream.
 #[derive(Debug)]
@@ -71,7 +84,7 @@ impl Cutter {
         }
         while let Some(length) = self.separator.find(bytes) {
             self.end += (length + SEPARATOR.len()) as u64;
-            self.cut(&bytes[..length], found);
+            self.cut(&bytes[..length], None, found);
             bytes = &bytes[length + SEPARATOR.len()..];
         }
         self.end += bytes.len() as u64;
@@ -104,22 +117,37 @@ impl Cutter {
             }
         };
         self.end += behind as u64;
-        let partial = std::mem::take(&mut self.partial);
-        self.cut(&partial[..length], found);
-        self.partial = partial;
-        self.partial.clear();
+        let mut partial = std::mem::take(&mut self.partial);
+        partial.truncate(length);
+        if length >= LARGE {
+            partial.shrink_to_fit();
+            let owner = Bytes::from(partial);
+            self.cut(&owner, Some(&owner), found);
+        } else {
+            self.cut(&partial, None, found);
+            partial.clear();
+            self.partial = partial;
+        }
         Some(&bytes[behind..])
     }
 
     /// Hands out a record that ends before the separator that ends where the stream is now.
-    fn cut(&mut self, record: &[u8], found: &mut (impl FnMut(Cut<'_>) + ?Sized)) {
+    fn cut(
+        &mut self,
+        record: &[u8],
+        owner: Option<&Bytes>,
+        found: &mut (impl FnMut(Cut<'_>) + ?Sized),
+    ) {
         let at = std::mem::replace(&mut self.at, self.end);
         found((
             at,
             match self.passed.take() {
                 Some(passed) => Err(passed),
                 None if record.len() > self.max_record => Err(Passed::TooLarge),
-                None => Record::parse(record, 1).map_err(Passed::Flawed),
+                None => match Record::parse(record, 1) {
+                    Ok(record) => Ok(Whole { record, owner }),
+                    Err(flaw) => Err(Passed::Flawed(flaw)),
+                },
             },
         ));
     }
@@ -183,15 +211,10 @@ impl Cutter {
         match last.next_record() {
             Ok(Some(Ok(record))) => {
                 let length = record.header.len() + 1 + record.payload.len();
-                let whole = rest.get(..length).is_some_and(gor::is_whole);
-                found((
-                    at,
-                    if whole {
-                        Ok(record)
-                    } else {
-                        Err(Passed::CutOff)
-                    },
-                ));
+                let is_whole = rest.get(..length).is_some_and(gor::is_whole);
+                let owner = None;
+                let whole = is_whole.then_some(Whole { record, owner });
+                found((at, whole.ok_or(Passed::CutOff)));
             }
             Ok(Some(Err(skipped))) => found((at, Err(Passed::Flawed(skipped.flaw)))),
             Ok(None) => {}
@@ -211,7 +234,7 @@ mod tests {
     fn read(stream: &[u8], pieces: &[usize], most: usize) -> Found {
         let mut found = Vec::new();
         let mut take = |(at, cut): Cut<'_>| {
-            let bytes = |r: Record<'_>| [r.header, b"\n", r.payload].concat();
+            let bytes = |r: Whole<'_>| [r.record.header, b"\n", r.record.payload].concat();
             found.push((at, cut.map(bytes)));
         };
         let mut cutter = Cutter::new(most);
@@ -259,7 +282,7 @@ mod tests {
     fn what_is_given_up_holds_nothing_and_the_next_comes() {
         let mut cutter = Cutter::new(1 << 20);
         let mut found = Vec::new();
-        let mut take = |(at, cut): Cut<'_>| found.push((at, cut.map(|r| r.timestamp_ns)));
+        let mut take = |(at, cut): Cut<'_>| found.push((at, cut.map(|r| r.record.timestamp_ns)));
         cutter.push(b"1 a 1\n", &mut take);
         cutter.push(&[b'x'; 100_000], &mut take);
         assert!(cutter.held() >= 100_000 && cutter.under_way() == 100_006);

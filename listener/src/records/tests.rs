@@ -115,7 +115,7 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
         Just(b"3\r\nabc\r\n".to_vec()),
         Just(b"0\r\n\r\n".to_vec()),
         Just(b"HTTP/1.1 200 OK\r\n".to_vec()),
-        Just(SEPARATOR[1..].to_vec()),
+        Just(b"\n".to_vec()),
         Just(vec![b'x'; 40_000]),
         prop::collection::vec(any::<u8>(), 0..20),
     ];
@@ -134,6 +134,9 @@ proptest! {
     ) {
         let record = [format!("{kind} {id} {at}{rest}\n").as_bytes(), &payload].concat();
         prop_assume!(memchr::memmem::find(&[&record[..], SEPARATOR].concat(), SEPARATOR) == Some(record.len()));
+        let owner = Bytes::copy_from_slice(&record);
+        let in_owner = message_of(&Record::parse(&owner, 1).unwrap(), Some(&owner), MOST);
+        prop_assert_eq!(in_owner.map(written), of(&record).map(written));
         match of(&record) {
             Ok(message) => prop_assert_eq!(written(message), [&record[..], SEPARATOR].concat()),
             Err(reason) => prop_assert_eq!(reason, EdgeEvent::Marked),
