@@ -82,11 +82,11 @@ fn start(settings: &SourceSettings) -> (Listener, Shipped) {
 fn settings(files: Vec<PathBuf>) -> SourceSettings {
     let settings = Config::default().sources();
     SourceSettings {
-        reading: reading::Settings {
+        readings: vec![reading::Settings {
             files,
             records: Records::Apart,
-            ..settings.reading
-        },
+            ..settings.readings[0].clone()
+        }],
         ..settings
     }
 }
