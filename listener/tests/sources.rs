@@ -177,7 +177,7 @@ async fn records_apart_keep_their_pace_again_and_again() {
         .collect();
     let bytes: Vec<_> = records.iter().map(|(_, record)| record.clone()).collect();
     let mut settings = settings(vec![file(&folder, "a", &bytes)]);
-    settings.reading.pacing = Pacing {
+    settings.readings[0].pacing = Pacing {
         speed: Some(Speed::Times(2.0)),
         repeat: Repeat::Times(2),
         ..Pacing::default()
@@ -223,7 +223,7 @@ async fn a_limit_of_files_drops_what_is_over_it_by_when_it_leaves() {
         .collect();
     let bytes: Vec<_> = records.into_iter().map(|(_, record)| record).collect();
     let mut settings = settings(vec![file(&folder, "a", &bytes)]);
-    settings.reading.pacing.speed = Some(Speed::Times(1.0));
+    settings.readings[0].pacing.speed = Some(Speed::Times(1.0));
     settings.limits.files = Some(SourceLimit::PerSecond(NonZeroU32::new(7).unwrap()));
     let (books, shipped) = to_its_end(&settings).await;
     let ids: Vec<String> = (0..7).chain(40..47).map(|n| format!("x{n}")).collect();
