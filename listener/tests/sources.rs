@@ -337,8 +337,8 @@ async fn a_mirror_port_answers_200_where_asked_to_and_has_a_limit() {
 #[test]
 fn records_apart_have_no_users_to_multiply() {
     let mut settings = settings(vec![PathBuf::from("a")]);
-    assert!(settings.reading.check().is_ok());
-    settings.reading.users.times = "2".parse().unwrap();
-    let error = settings.reading.check().unwrap_err().to_string();
+    assert!(settings.readings[0].check().is_ok());
+    settings.readings[0].users.times = "2".parse().unwrap();
+    let error = settings.readings[0].check().unwrap_err().to_string();
     assert!(error.contains("multiplied"), "{error}");
 }

@@ -5,6 +5,7 @@
 //! without a word.
 
 mod assembly;
+mod dry_run;
 mod engine;
 mod file_server;
 mod flags;
@@ -15,6 +16,7 @@ mod migration;
 mod number;
 mod options;
 mod place;
+mod print_config;
 mod raw;
 mod rule;
 mod sources;
@@ -32,7 +34,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use reprise_node::ListenAddress;
-use reprise_node::config;
 
 use crate::cli::Work;
 use options::Options;
@@ -121,7 +122,7 @@ pub(crate) fn start(args: GorArgs) -> Start {
             });
         }
         Asked::Replay(options) if options.globals.print_config => {
-            return match config::to_toml(&options) {
+            return match print_config::text(&options) {
                 Ok(text) => {
                     print(&text);
                     Start::Ended(ExitCode::SUCCESS)
@@ -131,6 +132,15 @@ pub(crate) fn start(args: GorArgs) -> Start {
                     Start::Ended(ExitCode::FAILURE)
                 }
             };
+        }
+        Asked::Replay(options) if options.file_input.dry_run => {
+            return Start::Ended(match dry_run::run(&options) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("{program}: {error:#}");
+                    ExitCode::FAILURE
+                }
+            });
         }
         Asked::Replay(options) => {
             for note in &options.notes {

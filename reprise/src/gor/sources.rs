@@ -143,7 +143,7 @@ fn add(
 }
 
 /// The files that a path or pattern names.
-fn found(path: &str) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn found(path: &str) -> anyhow::Result<Vec<PathBuf>> {
     let as_it_is = PathBuf::from(path);
     if as_it_is.exists() || !path.contains(['*', '?', '[']) {
         return Ok(vec![as_it_is]);
