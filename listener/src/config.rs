@@ -181,6 +181,7 @@ impl Config {
             readings: vec![reading],
             limits: limit::Limits::default(),
             middleware: None,
+            prettify: false,
             max_exchange: self.max_exchange,
             memory: self.memory,
             process: budget::LISTENER,

@@ -46,6 +46,8 @@ pub struct Intake {
     emptied: Notify,
     /// What all messages pass before they are counted as captured.
     middleware: OnceLock<Middleware>,
+    /// Whether messages are made readable, and how large they may become.
+    prettify: OnceLock<usize>,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Intake {
             changed: Notify::new(),
             emptied: Notify::new(),
             middleware: OnceLock::new(),
+            prettify: OnceLock::new(),
         }
     }
 
@@ -120,6 +123,7 @@ impl Intake {
         if let Some(middleware) = self.middleware.get() {
             return middleware.offer(request);
         }
+        let request = self.as_wanted(request);
         let size = request.size();
         let mut inner = self.lock();
         inner.books.captured();
@@ -273,6 +277,7 @@ impl Intake {
             middleware.offer(record);
             return true;
         }
+        let record = self.as_wanted(record);
         let size = record.size();
         let mut inner = self.lock();
         let is_short = self.budget.used() > self.budget.limit() / 4 * 3;

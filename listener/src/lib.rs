@@ -24,6 +24,7 @@ pub mod record_port;
 pub mod records;
 
 pub mod middleware;
+mod prettify;
 
 pub mod budget;
 pub mod edge;
@@ -139,6 +140,7 @@ impl Listener {
             readings: files,
             limits,
             middleware,
+            prettify,
             live,
             max_exchange,
             budget,
@@ -156,6 +158,9 @@ impl Listener {
         let discards = matches!(parts.relays, Relays::Nowhere);
         if let Some(settings) = middleware {
             intake.pass_through(settings, max_exchange)?;
+        }
+        if prettify {
+            intake.make_readable(max_exchange);
         }
         let turns = Arc::new(Turns::default());
         let limiter = |limit| Limiter::new(limit, edge.clone());

@@ -36,6 +36,8 @@ pub struct SourceSettings {
     pub limits: Limits,
     /// What all of it passes.
     pub middleware: Option<middleware::Settings>,
+    /// Bodies without chunks and gzip.
+    pub prettify: bool,
     /// A larger request is dropped whole.
     pub max_exchange: ByteSize,
     /// Resident memory of the whole process.
@@ -70,6 +72,7 @@ pub struct Sources {
     pub(crate) readings: Vec<reading::Opened>,
     pub(crate) limits: Limits,
     pub(crate) middleware: Option<middleware::Settings>,
+    pub(crate) prettify: bool,
     /// True where something comes as it happens, and has no end.
     pub(crate) live: bool,
     pub(crate) max_exchange: usize,
@@ -114,6 +117,7 @@ impl Sources {
             readings,
             limits: settings.limits,
             middleware: settings.middleware.clone(),
+            prettify: settings.prettify,
             max_exchange,
             budget,
             shed,

@@ -59,6 +59,15 @@ impl Label {
         self.turn = turn;
     }
 
+    /// For a message that is no more as it came.
+    #[must_use]
+    pub fn without_verbatim(self) -> Label {
+        Label {
+            verbatim: None,
+            ..self
+        }
+    }
+
     /// What the message is.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -1,6 +1,6 @@
-//! The way through a middleware.
+//! What is done to messages ahead of the window: the way through a middleware, and making them readable.
 //!
-//! What enters: what a program writes back. What leaves: messages of their own in the window, counted as captured now. What may
+//! What enters: messages, and what a program writes back. What leaves: messages of their own in the window, counted as captured now. What may
 //! be lost: what is too large, or no message, counted at the edge. While the window has no room the program has to wait, and
 //! with it those who give it work.
 
@@ -8,10 +8,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use reprise_traffic::exchange::Captured;
 use reprise_traffic::gor::Record;
 
 use super::Intake;
 use crate::middleware::{self, Middleware, Origin};
+use crate::prettify::prettify;
 use crate::records;
 
 /// Between two looks whether a program has nothing left to do.
@@ -48,6 +50,24 @@ impl Intake {
         // Nobody else sets it.
         let _ = self.middleware.set(program);
         Ok(())
+    }
+
+    /// From now on messages are made readable where they stay within so many bytes. To be called once.
+    pub(crate) fn make_readable(&self, most: usize) {
+        // Nobody else sets it.
+        let _ = self.prettify.set(most);
+    }
+
+    pub(super) fn makes_readable(&self) -> bool {
+        self.prettify.get().is_some()
+    }
+
+    /// A message as outputs are to have it.
+    pub(super) fn as_wanted(&self, mut message: Captured) -> Captured {
+        if let Some(most) = self.prettify.get() {
+            prettify(&mut message, *most);
+        }
+        message
     }
 
     fn came_back(&self, record: &Record<'_>, origin: Option<Origin>, max_exchange: usize) {

@@ -103,6 +103,7 @@ impl Intake {
     }
 
     pub(super) fn take_in_waited(&self, request: Captured) {
+        let request = self.as_wanted(request);
         let size = request.size();
         let mut inner = self.lock();
         inner.books.captured();
@@ -119,6 +120,11 @@ impl Intake {
         }
         if requests.is_empty() {
             return;
+        }
+        if self.makes_readable() {
+            return requests
+                .drain(..)
+                .for_each(|request| self.take_in_waited(request));
         }
         let mut inner = self.lock();
         for request in requests.drain(..) {
@@ -142,6 +148,7 @@ impl Intake {
             }
             return middleware.offer(request);
         }
+        let request = self.as_wanted(request);
         let size = request.size();
         let is_short = |inner: &mut Inner| {
             !stop.load(Ordering::Relaxed) && (inner.window.is_full() || self.is_half_used(own))

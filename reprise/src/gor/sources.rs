@@ -47,6 +47,7 @@ pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
     let mut settings = SourceSettings {
         process: budget::RUN,
         mirror_status: mirror::Status::Ok,
+        prettify: options.globals.prettify,
         ..config.sources()
     };
     settings.capture.limits.incomplete = INCOMPLETE.max(raw.expire);
