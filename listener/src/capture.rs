@@ -13,6 +13,7 @@
 mod cooked;
 mod device;
 mod filter;
+mod handover;
 mod interfaces;
 mod opening;
 mod pattern;
@@ -34,9 +35,10 @@ use reprise_traffic::exchange::Captured;
 use crate::budget::Budget;
 use crate::edge::Edge;
 use crate::packet::{DecodeSettings, Decoder, VniRule};
-use crate::reassembly::{self, Answers, Limits, Ports};
+use crate::reassembly::{self, Answers, Limits};
 use crate::shed::Shed;
 use device::{Device, Fanout, SNAP_LENGTH};
+use handover::Handover;
 use interfaces::Present;
 pub use pattern::{NamePattern, PatternError};
 use program::Body;
@@ -47,6 +49,9 @@ use worker::{Worker, now_ns};
 
 /// More threads than any machine's share for a bystander.
 pub const MOST_THREADS: usize = 64;
+
+/// 4095 is reserved (IEEE 802.1Q §9.6).
+const LAST_VLAN: u16 = 4094;
 
 /// The smallest ring of a thread: some blocks of one packet each at most.
 pub const LEAST_RING: usize = 4 * SNAP_LENGTH as usize;
@@ -74,6 +79,11 @@ pub struct Settings {
     pub tunnels: Vec<Tunnel>,
     /// Of which virtual networks.
     pub vni: Vec<VniRule>,
+    /// Only packets with a tag of one of these VLANs, 0 to 4094, where there are any. An interface that is a VLAN itself
+    /// shows no tags.
+    pub vlans: Vec<u16>,
+    /// Asks the interfaces that are named or matched for packets to other hosts too.
+    pub promiscuous: bool,
     /// A filter (pcap-filter(7), over IP packets) in the place of the one made of ports.
     pub bpf: Option<String>,
     /// What of the servers' answers is needed.
@@ -98,6 +108,8 @@ impl Settings {
             vxlan_ports: ports(TunnelKind::Vxlan),
             geneve_ports: ports(TunnelKind::Geneve),
             vni: self.vni.iter().copied().collect(),
+            // The kernel's filter has looked already, at tags that nobody sees behind it.
+            vlans: Vec::new(),
         }
     }
 }
@@ -111,6 +123,8 @@ impl Default for Settings {
             threads: 1,
             tunnels: Vec::new(),
             vni: Vec::new(),
+            vlans: Vec::new(),
+            promiscuous: false,
             bpf: None,
             answers: Answers::Unseen,
             limits: Limits::default(),
@@ -227,7 +241,7 @@ pub fn open(settings: Settings) -> Result<Opened, CaptureError> {
         ring: settings.ring / each,
         reassembly: reassembly::Settings {
             limits: settings.limits,
-            ports: Ports::only(&scope.ports()),
+            ports: scope.ports(),
             answers: settings.answers,
             budget: settings.budget,
             shed: settings.shed,
@@ -269,6 +283,10 @@ pub fn check(settings: &Settings) -> Result<(), CaptureError> {
     }
     if let Some(expression) = &settings.bpf {
         Body::compile(expression)?;
+    }
+    if let Some(vlan) = settings.vlans.iter().find(|vlan| **vlan > LAST_VLAN) {
+        let problem = format!("VLAN {vlan} is not from 0 to {LAST_VLAN}");
+        return Err(CaptureError::Setting(problem));
     }
     let several = Scope::new(settings).selection.only().is_none();
     match threads > 1 && several && !settings.tunnels.is_empty() {
@@ -313,7 +331,10 @@ impl Opened {
                 ring: self.ring,
                 reassembly: self.reassembly.clone(),
                 edge: edge.clone(),
-                sink: sink.clone(),
+                sink: Handover {
+                    inner: sink.clone(),
+                    scope: self.scope.clone(),
+                },
                 stop: captures.stop.clone(),
                 fanout: self.fanout,
                 first: n == 0,

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use reprise_listener::capture::{self, CaptureError, Captures, Settings};
 use reprise_listener::edge::{Edge, EdgeEvent};
+use reprise_listener::reassembly::Answers;
 use reprise_traffic::exchange::Captured;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -59,10 +60,36 @@ impl Net {
 
     /// Runs `ip` for a host; `SERVER` and `CLIENT` stand for the namespaces.
     fn ip(&self, host: &str, arguments: &str) {
+        self.said(host, arguments);
+    }
+
+    fn said(&self, host: &str, arguments: &str) -> String {
+        run(&self.command(host, arguments))
+    }
+
+    fn try_ip(&self, host: &str, arguments: &str) -> bool {
+        let command = self.command(host, arguments);
+        let mut words = command.split_whitespace();
+        let output = Command::new(words.next().unwrap()).args(words).output();
+        output.unwrap().status.success()
+    }
+
+    fn command(&self, host: &str, arguments: &str) -> String {
         let arguments = arguments
             .replace("SERVER", &self.name("server"))
             .replace("CLIENT", &self.name("client"));
-        run(&format!("ip -n {} {arguments}", self.name(host)));
+        format!("ip -n {} {arguments}", self.name(host))
+    }
+
+    /// Puts frames on a host's end of a cable.
+    fn transmit(&self, host: &str, device: &str, frames: &[Vec<u8>]) {
+        self.on(host, || {
+            let device = pcap::Capture::from_device(device).unwrap();
+            let mut device = device.open().unwrap();
+            for frame in frames {
+                device.sendpacket(&frame[..]).unwrap();
+            }
+        });
     }
 
     /// Joins the two by a cable: the server's end has that name and `10.N.0.1`, the client has `10.N.0.2`.
@@ -95,7 +122,11 @@ impl Net {
 
     /// A server that reads all and answers nothing, at all addresses of the server's host.
     fn serve(&self, port: u16) {
-        let listener = self.on("server", || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        self.serve_on("server", port);
+    }
+
+    fn serve_on(&self, host: &str, port: u16) {
+        let listener = self.on(host, || TcpListener::bind(("0.0.0.0", port)).unwrap());
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -127,12 +158,13 @@ impl Drop for Net {
     }
 }
 
-fn run(command: &str) {
+fn run(command: &str) -> String {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output();
     let output = output.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{command}: {said}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 type Found = Arc<Mutex<Vec<(String, ThreadId)>>>;
@@ -377,4 +409,173 @@ fn a_filter_of_ones_own_takes_the_place_of_the_usual_one() {
     net.send("client", "10.2.0.1:8080", "/not");
     net.send("client", "10.1.0.1:8080", "/yes");
     assert_eq!(live.stop(), ["/yes"]);
+}
+
+#[test]
+fn all_ports_are_captured_once_and_replays_not_at_all() {
+    let Some(net) = Net::new() else { return };
+    net.cable("cab1", 1);
+    for port in [PORT, 9090] {
+        net.serve(port);
+    }
+    net.serve_on("client", 7070);
+    let both = Answers::Kept { max_body: 1024 };
+    for answers in [Answers::Switches, both] {
+        for (specs, lo, outgoing) in [
+            (&[":*"][..], true, true),
+            (&["cab1:", "lo:*"], true, true),
+            (&["cab1:*"], false, true),
+            (&["10.1.0.1:*"], true, false),
+            (&["10.1.0.1:*", "cab1:7070"], true, true),
+        ] {
+            let live = net.capture(specs, |settings| settings.answers = answers);
+            net.send("client", "10.1.0.1:8080", "/1");
+            net.send("client", "10.1.0.1:9090", "/2");
+            net.send(
+                "client",
+                "10.1.0.1:9090",
+                "/replay HTTP/1.1\r\nReprise-Id: a/1\r\nA: b",
+            );
+            net.send("server", "10.1.0.1:9090", "/lo");
+            net.send("server", "10.1.0.2:7070", "/out");
+            let edge = live.edge.clone();
+            let mut expected = vec!["/1", "/2"];
+            expected.extend(lo.then_some("/lo"));
+            expected.extend(outgoing.then_some("/out"));
+            assert_eq!(live.stop(), expected, "{specs:?} {answers:?}");
+            assert_eq!(edge.get(EdgeEvent::Marked), 1, "{specs:?} {answers:?}");
+        }
+    }
+}
+
+/// A bridge keeps what is for others from the host, unless asked.
+#[test]
+fn packets_to_other_hosts_are_captured_where_that_is_asked_for() {
+    let Some(net) = Net::new() else { return };
+    net.ip("server", "link add br0 type bridge");
+    net.ip("server", "link set br0 up");
+    for port in ["one", "two"] {
+        net.ip(
+            "server",
+            &format!("link add {port} type veth peer name {port} netns CLIENT"),
+        );
+        net.ip("server", &format!("link set {port} master br0 up"));
+        net.ip("client", &format!("link set {port} up"));
+    }
+    let frame = |path, source: u8, to: u8| {
+        let mut frames = frames(b"\x08\x00", 40_000 + u16::from(source), 8080, path);
+        for frame in &mut frames {
+            frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, to]);
+            frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, source]);
+        }
+        frames
+    };
+    let send = |device: &str, frames: &[Vec<u8>]| net.transmit("client", device, frames);
+    // The bridge learns who is where.
+    let learn = || {
+        send("one", &frame("/learn", 1, 9));
+        send("two", &frame("/learn", 2, 9));
+    };
+    for (spec, promiscuous, expected) in [
+        ("br0:8080", false, &[][..]),
+        ("br0:8080", true, &["/other"]),
+        ("br?:8080", true, &["/other"]),
+    ] {
+        learn();
+        let live = net.capture(&[spec], |settings| settings.promiscuous = promiscuous);
+        send("one", &frame("/other", 1, 2));
+        assert_eq!(live.stop(), expected, "{spec} {promiscuous}");
+    }
+    // An interface that comes later is asked too.
+    let live = net.capture(&["late*:8080"], |settings| settings.promiscuous = true);
+    net.ip("server", "link add late0 type bridge");
+    net.ip("server", "link set late0 up");
+    let asked = || {
+        let text = net.said("server", "-d link show late0");
+        assert!(text.contains("promiscuity"), "{text}");
+        !text.contains("promiscuity 0 ")
+    };
+    let until = Instant::now() + PATIENCE;
+    while !asked() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(asked());
+    live.stop();
+    assert!(!asked());
+}
+
+/// Tags that the kernel takes off, those that it leaves, and those of packets that leave.
+#[test]
+fn of_some_vlans_only_their_packets_are_captured() {
+    let Some(net) = Net::new() else { return };
+    net.cable("cab1", 1);
+    let frames_of = |between: &[(&str, &[u8])], first_port| -> Vec<Vec<u8>> {
+        let of_one = |(n, (path, between)): (u16, &(&str, &[u8]))| frames(between, n, 8080, path);
+        (first_port..).zip(between).flat_map(of_one).collect()
+    };
+    let arriving: [(&str, &[u8]); 6] = [
+        ("/plain", b"\x08\x00"),
+        // Two bytes are the VLAN, which is the lower half, and a priority.
+        ("/5", b"\x81\x00\xa0\x05\x08\x00"),
+        ("/6", b"\x81\x00\x00\x06\x08\x00"),
+        ("/outer", b"\x88\xa8\x00\x05\x81\x00\x00\x07\x08\x00"),
+        ("/inner", b"\x88\xa8\x00\x07\x81\x00\x00\x05\x08\x00"),
+        (
+            "/innermost",
+            b"\x88\xa8\x00\x07\x81\x00\x00\x07\x81\x00\x00\x05\x08\x00",
+        ),
+    ];
+    let leaving: [(&str, &[u8]); 2] = [
+        ("/out", b"\x81\x00\x00\x05\x08\x00"),
+        ("/out6", b"\x81\x00\x00\x06\x08\x00"),
+    ];
+    let of_5 = ["/5", "/inner", "/innermost", "/out", "/outer"];
+    for (specs, vlans, expected) in [
+        (&["cab1:8080"][..], &[5][..], &of_5[..]),
+        (&["cab1:8080"], &[6, 9], &["/6", "/out6"]),
+        (&["cab1:8080", "lo:1"], &[5], &of_5),
+        (&[":8080"], &[5], &of_5),
+        (&["cab1:8080"], &[4], &[]),
+    ] {
+        let live = net.capture(specs, |settings| settings.vlans = vlans.to_vec());
+        net.transmit("client", "cab1", &frames_of(&arriving, 40_000));
+        net.transmit("server", "cab1", &frames_of(&leaving, 41_000));
+        let edge = live.edge.clone();
+        assert_eq!(live.stop(), expected, "{specs:?} {vlans:?}");
+        // All others stay in the kernel.
+        let packets = edge.get(EdgeEvent::Packets);
+        assert_eq!(packets, 2 * expected.len() as u64, "{specs:?} {vlans:?}");
+    }
+}
+
+/// The card adds tags, and takes them off.
+#[test]
+fn vlan_interfaces_are_seen_below() {
+    let Some(net) = Net::new() else { return };
+    net.cable("cab1", 1);
+    for (host, number) in [("server", 1), ("client", 2)] {
+        for vlan in [5, 6] {
+            let name = format!("cab1.{vlan}");
+            let add = format!("link add link cab1 name {name} type vlan id {vlan}");
+            if !net.try_ip(host, &add) {
+                println!("skipped: this kernel has no VLAN interfaces");
+                return;
+            }
+            net.ip(
+                host,
+                &format!("addr add 10.{vlan}.0.{number}/24 dev {name}"),
+            );
+            net.ip(host, &format!("link set {name} up"));
+        }
+    }
+    net.serve(PORT);
+    net.serve_on("client", PORT);
+    for specs in [&["cab1:8080"][..], &[":8080"]] {
+        let live = net.capture(specs, |settings| settings.vlans = vec![5]);
+        for (path, address) in [("/1", "10.1.0.1"), ("/5", "10.5.0.1"), ("/6", "10.6.0.1")] {
+            net.send("client", &format!("{address}:8080"), path);
+        }
+        net.send("server", "10.5.0.2:8080", "/out");
+        assert_eq!(live.stop(), ["/5", "/out"], "{specs:?}");
+    }
 }

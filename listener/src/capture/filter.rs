@@ -33,13 +33,12 @@ impl Wanted<'_> {
         }
         let mut parts = vec![self.tunnelled()];
         let everywhere = self.specs.iter().filter(|s| address(s).is_none());
-        let mut ports: Vec<u16> = everywhere.flat_map(|s| s.ports()).copied().collect();
-        ports.sort_unstable();
-        ports.dedup();
-        parts.push(self.segments(None, &ports));
+        if let Some(ports) = ServerPorts::of(everywhere.copied()) {
+            parts.push(self.segments(&[], &ports));
+        }
         for spec in &self.specs {
-            if let Some(host) = address(spec) {
-                parts.push(self.segments(Some(host), spec.ports()));
+            if let (Some(host), Some(ports)) = (address(spec), ServerPorts::of([*spec])) {
+                parts.push(self.segments(&[host], &ports));
             }
         }
         Some(any(parts))
@@ -57,41 +56,100 @@ impl Wanted<'_> {
         any(parts)
     }
 
-    /// TCP segments that the ports' servers get, and those of their answers that are wanted.
-    fn segments(&self, host: Option<IpAddr>, ports: &[u16]) -> String {
-        if ports.is_empty() {
-            return String::new();
-        }
-        let both = matches!(self.answers, Answers::Watched | Answers::Kept { .. });
-        let to = side(host, "dst");
-        let from = side(host, "src");
-        let (v4, v6) = match host {
-            None => (true, true),
-            Some(host) => (host.is_ipv4(), host.is_ipv6()),
+    /// TCP segments that the ports' servers get, and those of their answers that are wanted; on any host, or on these.
+    fn segments(&self, hosts: &[IpAddr], ports: &ServerPorts) -> String {
+        // With neither host nor port both directions look the same, and pass as one.
+        let same = hosts.is_empty() && *ports == ServerPorts::Any;
+        let both = !same && matches!(self.answers, Answers::Watched | Answers::Kept { .. });
+        let (v4, v6) = match hosts {
+            [] => (true, true),
+            hosts => (
+                hosts.iter().any(IpAddr::is_ipv4),
+                hosts.iter().any(IpAddr::is_ipv6),
+            ),
         };
+        let side = |side, v4| {
+            let of_kind = hosts.iter().filter(|host| host.is_ipv4() == v4);
+            let one_of = any(of_kind.map(|host| format!("{side} host {host}")).collect());
+            match one_of.is_empty() {
+                true => one_of,
+                false => format!("{one_of} and "),
+            }
+        };
+        let (to4, from4) = (side("dst", true), side("src", true));
+        let (to6, from6) = (side("dst", false), side("src", false));
         let mut parts = Vec::new();
         if v4 {
-            parts.push(format!("{to}{}", tcp4("dst", ports)));
-            parts.push(format!("{to}{}", fragments4(6)));
+            parts.push(format!("{to4}{}", tcp4(&ports.v4("dst"))));
+            parts.push(format!("{to4}{}", fragments4(6)));
             if both {
-                parts.push(format!("{from}{}", tcp4("src", ports)));
-                parts.push(format!("{from}{}", fragments4(6)));
+                parts.push(format!("{from4}{}", tcp4(&ports.v4("src"))));
+                parts.push(format!("{from4}{}", fragments4(6)));
             }
         }
         if v6 {
-            parts.push(format!("{to}{}", tcp6(42, ports)));
-            parts.push(format!("{to}{}", extended(50, ports)));
+            parts.push(format!("{to6}{}", tcp6(&ports.v6("42"))));
+            parts.push(format!("{to6}{}", extended(&ports.v6(&behind_option(10)))));
             if both {
-                parts.push(format!("{from}{}", tcp6(40, ports)));
-                parts.push(format!("{from}{}", extended(48, ports)));
+                parts.push(format!("{from6}{}", tcp6(&ports.v6("40"))));
+                parts.push(format!("{from6}{}", extended(&ports.v6(&behind_option(8)))));
             }
         }
-        if !both {
-            parts.extend(v4.then(|| format!("{from}{}", switching4(ports))));
-            parts.extend(v6.then(|| format!("{from}{}", switching6(ports))));
+        if !both && !same {
+            parts.extend(v4.then(|| format!("{from4}{}", switching4(&ports.v4("src")))));
+            parts.extend(v6.then(|| format!("{from6}{}", switching6(&ports.v6("40")))));
         }
         any(parts)
     }
+}
+
+/// Where servers listen, as far as a filter has to tell them apart.
+#[derive(Debug, PartialEq, Eq)]
+enum ServerPorts {
+    Any,
+    Only(Vec<u16>),
+}
+
+impl ServerPorts {
+    /// Of all specs together; `None` where there is no spec.
+    fn of<'a>(specs: impl IntoIterator<Item = &'a CaptureSpec>) -> Option<ServerPorts> {
+        let mut all = None;
+        for spec in specs {
+            let ports: &mut Vec<u16> = all.get_or_insert_default();
+            match spec.ports() {
+                [] => return Some(ServerPorts::Any),
+                more => ports.extend(more),
+            }
+        }
+        let mut ports = all?;
+        ports.sort_unstable();
+        ports.dedup();
+        Some(ServerPorts::Only(ports))
+    }
+
+    fn v4(&self, side: &str) -> String {
+        match self {
+            ServerPorts::Any => "tcp".to_owned(),
+            ServerPorts::Only(ports) => {
+                one_of(&format!("tcp {side} port"), ports).replace(" = ", " ")
+            }
+        }
+    }
+
+    /// With the port's place in the packet.
+    fn v6(&self, at: &str) -> String {
+        match self {
+            // Says nothing more than what it stands behind, and is no jump in the program.
+            ServerPorts::Any => "ip6".to_owned(),
+            ServerPorts::Only(ports) => one_of(&format!("ip6[{at}:2]"), ports),
+        }
+    }
+}
+
+/// The place of a port: `by` bytes behind the fixed header, where the extension header there has 8 bytes, and as many
+/// more as it has itself.
+fn behind_option(by: u8) -> String {
+    format!("{} + (ip6[41] << 3)", 40 + by)
 }
 
 fn address(spec: &CaptureSpec) -> Option<IpAddr> {
@@ -99,10 +157,6 @@ fn address(spec: &CaptureSpec) -> Option<IpAddr> {
         Place::Address(address) => Some(*address),
         Place::All | Place::Interface(_) | Place::Pattern(_) => None,
     }
-}
-
-fn side(host: Option<IpAddr>, side: &str) -> String {
-    host.map_or(String::new(), |host| format!("{side} host {host} and "))
 }
 
 fn any(parts: Vec<String>) -> String {
@@ -122,26 +176,23 @@ fn one_of(field: &str, values: impl IntoIterator<Item = impl ToString>) -> Strin
 
 /// Segments with payload, SYN, FIN or RST: an acknowledgement alone tells nothing. A length of 0 is that of a packet
 /// that the network card cuts, or of one over 64 KiB; they have a payload.
-fn tcp4(side: &str, ports: &[u16]) -> String {
-    let ports = one_of(&format!("tcp {side} port"), ports).replace(" = ", " ");
+fn tcp4(ports: &str) -> String {
     format!(
         "(ip and {ports} and (tcp[13] & 7 != 0 or ip[2:2] = 0 or \
          ip[2:2] != ((ip[0] & 15) << 2) + ((tcp[12] & 240) >> 2)))"
     )
 }
 
-fn tcp6(at: u8, ports: &[u16]) -> String {
-    let ports = one_of(&format!("ip6[{at}:2]"), ports);
+fn tcp6(ports: &str) -> String {
     format!(
         "(ip6 and ip6[6] = 6 and {ports} and (ip6[53] & 7 != 0 or ip6[4:2] = 0 or \
          ip6[4:2] != (ip6[52] & 240) >> 2))"
     )
 }
 
-/// Segments behind one extension header; `at` is the port's place behind a header of 8 bytes. Behind two, or behind
-/// those that count otherwise, the ports are out of reach, and all passes: the reassembly looks again.
-fn extended(at: u8, ports: &[u16]) -> String {
-    let ports = one_of(&format!("ip6[{at} + (ip6[41] << 3):2]"), ports);
+/// Segments behind one extension header. Behind two, or behind those that count otherwise, the ports are out of reach,
+/// and all passes: the reassembly looks again.
+fn extended(ports: &str) -> String {
     let more = one_of(
         "ip6[40]",
         [&OPTIONS[..], &[FRAGMENT, AUTHENTICATION]].concat(),
@@ -168,14 +219,12 @@ fn fragments6(protocol: u8) -> String {
 }
 
 /// Answers that begin with `HTTP/1.1 101` or `HTTP/1.0 101`: the connection is no longer HTTP.
-fn switching4(ports: &[u16]) -> String {
-    let ports = one_of("tcp src port", ports).replace(" = ", " ");
+fn switching4(ports: &str) -> String {
     let payload = "((tcp[12] & 240) >> 2)";
     format!("(ip and {ports} and {})", switching("tcp", payload))
 }
 
-fn switching6(ports: &[u16]) -> String {
-    let ports = one_of("ip6[40:2]", ports);
+fn switching6(ports: &str) -> String {
     let payload = "(40 + ((ip6[52] & 240) >> 2))";
     format!(
         "(ip6 and ip6[6] = 6 and {ports} and {})",

@@ -122,6 +122,35 @@ proptest! {
 }
 
 #[test]
+fn any_port_is_a_servers_where_none_is_named() {
+    for v6 in [false, true] {
+        let packet = |packet: Packet| Packet { v6, ..packet }.bytes();
+        let (asks, bare) = (packet(Packet::to(9)), packet(Packet::from(9, b"")));
+        let answer = packet(Packet::from(9, b"HTTP/1.1 200 OK\r\n\r\n"));
+        let switch = packet(Packet::from(9, b"HTTP/1.1 101 S\r\n\r\n"));
+        // Packets are all of the same direction: from the first host to the second.
+        let [first, second] = match v6 {
+            true => ["[fd00::1]:", "[fd00::2]:"],
+            false => ["10.0.0.1:", "10.0.0.2:"],
+        };
+        for answers in [UNSEEN, KEPT] {
+            for spec in ["lo:*", ":", second] {
+                assert!(passes(&[spec, "lo:80"], &[], answers, &asks), "{spec}");
+                assert!(passes(&[spec], &[], answers, &answer), "{spec}");
+                assert!(!passes(&[spec], &[], answers, &bare), "{spec}");
+            }
+            assert!(passes(&[first], &[], answers, &switch));
+        }
+        assert!(!passes(&[first], &[], UNSEEN, &asks));
+        assert!(passes(&[first], &[], KEPT, &asks));
+    }
+    let behind_options = extended(&[(60, 2)], 9);
+    assert!(passes(&[":*"], &[], UNSEEN, &behind_options));
+    assert!(passes(&["[fd00::2]:*"], &[], UNSEEN, &behind_options));
+    assert!(!passes(&["[fd00::3]:*"], &[], KEPT, &behind_options));
+}
+
+#[test]
 fn packets_without_a_length_pass() {
     for v6 in [false, true] {
         let packet = Packet {

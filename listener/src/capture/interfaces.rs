@@ -65,6 +65,16 @@ impl Selection {
         covering.map(|(n, _)| n).collect()
     }
 
+    /// Those that are named or matched, and not only covered by what is everywhere.
+    pub(super) fn meant<'a>(&'a self, present: &'a Present) -> impl Iterator<Item = Index> + 'a {
+        let meant = |name: &str| {
+            let on = self.on(name);
+            on.iter().any(|n| !self.specs[*n].is_everywhere())
+        };
+        let meant = present.iter().filter(move |(_, name)| meant(name));
+        meant.map(|(index, _)| *index)
+    }
+
     /// Interfaces with the same specs together, but for those that have only what is everywhere.
     pub(super) fn groups(&self, present: &Present) -> Vec<(Covering, Vec<Index>)> {
         let everywhere = self.everywhere();
@@ -173,6 +183,7 @@ mod tests {
             ]
         );
         assert_eq!(chosen.everywhere(), Vec::<usize>::new());
+        assert_eq!(chosen.meant(&present).collect::<Vec<_>>(), [2, 3, 4]);
     }
 
     #[test]
@@ -182,6 +193,7 @@ mod tests {
         let groups = chosen.groups(&present);
         assert_eq!(groups, [(vec![], vec![3]), (vec![0, 1, 2], vec![2])]);
         assert_eq!(chosen.everywhere(), [0, 2]);
+        assert_eq!(chosen.meant(&present).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

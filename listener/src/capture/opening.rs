@@ -21,7 +21,13 @@ pub(super) fn open(scope: &Scope, present: &Present, ring: usize) -> Result<Devi
         }
     };
     let program = scope.program(present)?;
-    Device::open(ring, interface, &program).map_err(|error| explain(scope.name(), error))
+    let explained = |error| explain(scope.name(), error);
+    let device = Device::open(ring, interface, &program).map_err(explained)?;
+    for interface in scope.promiscuous(present) {
+        let asked = device.ask_for_all(interface);
+        asked.map_err(|error| explained(OpenError::System("set promiscuous mode", error)))?;
+    }
+    Ok(device)
 }
 
 /// libpcap's codes are lost in the `pcap` crate; its texts are all that is left.

@@ -3,11 +3,13 @@
 //! What enters: the specs, what is known about tunnels and answers, the interfaces there are.
 //! What leaves: a program for the socket. What may be lost: nothing; what can't be said as a filter is an error.
 
+use std::net::SocketAddr;
+
 use super::filter::Wanted;
 use super::interfaces::{Covering, Present, Selection};
 use super::program::{Body, Program};
-use super::{CaptureError, CaptureSpec, Settings, Tunnel};
-use crate::reassembly::Answers;
+use super::{CaptureError, CaptureSpec, Place, Settings, Tunnel};
+use crate::reassembly::{Answers, Ports};
 
 /// What all threads of a listener capture.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Scope {
     tunnels: Vec<Tunnel>,
     answers: Answers,
     bpf: Option<String>,
+    vlans: Vec<u16>,
+    promiscuous: bool,
 }
 
 impl Scope {
@@ -28,16 +32,32 @@ impl Scope {
             tunnels: settings.tunnels.clone(),
             answers: settings.answers,
             bpf: settings.bpf.clone(),
+            vlans: settings.vlans.clone(),
+            promiscuous: settings.promiscuous,
         }
     }
 
-    /// Of all specs, in ascending order.
-    pub(super) fn ports(&self) -> Vec<u16> {
-        let ports = self.selection.specs.iter().flat_map(CaptureSpec::ports);
-        let mut ports: Vec<u16> = ports.copied().collect();
-        ports.sort_unstable();
-        ports.dedup();
-        ports
+    /// Of all specs.
+    pub(super) fn ports(&self) -> Ports {
+        let specs = &self.selection.specs;
+        if specs.iter().any(|spec| spec.ports().is_empty()) {
+            return Ports::Any;
+        }
+        let ports = specs.iter().flat_map(CaptureSpec::ports);
+        Ports::only(&ports.copied().collect::<Vec<_>>())
+    }
+
+    /// Whether requests to a server were asked for. Addresses say nothing about packets within tunnels, nor beside a
+    /// filter of one's own.
+    pub(super) fn asks_for(&self, server: SocketAddr) -> bool {
+        let any_address = self.bpf.is_some() || !self.tunnels.is_empty();
+        self.selection.specs.iter().any(|spec| {
+            let host = match spec.place() {
+                Place::Address(host) => any_address || *host == server.ip(),
+                Place::All | Place::Interface(_) | Place::Pattern(_) => true,
+            };
+            host && (spec.ports().is_empty() || spec.ports().contains(&server.port()))
+        })
     }
 
     /// For messages that concern all.
@@ -51,6 +71,14 @@ impl Scope {
         specs.join(" ")
     }
 
+    /// Interfaces that are to take packets to other hosts too.
+    pub(super) fn promiscuous(&self, present: &Present) -> Vec<u32> {
+        match self.promiscuous {
+            true => self.selection.meant(present).collect(),
+            false => Vec::new(),
+        }
+    }
+
     /// The filter of a socket that shows all interfaces, or of one that shows only the interface that all name.
     ///
     /// # Errors
@@ -58,7 +86,7 @@ impl Scope {
     pub(super) fn program(&self, present: &Present) -> Result<Program, CaptureError> {
         if self.selection.only().is_some() {
             let all = (0..self.selection.specs.len()).collect();
-            return Program::new(&[], &self.body(&all)?);
+            return Program::new(&[], &self.body(&all)?, &self.vlans);
         }
         let groups = self
             .selection
@@ -66,7 +94,8 @@ impl Scope {
             .into_iter()
             .map(|(covering, interfaces)| Ok((interfaces, self.body(&covering)?)))
             .collect::<Result<Vec<_>, CaptureError>>()?;
-        Program::new(&groups, &self.body(&self.selection.everywhere())?)
+        let rest = self.body(&self.selection.everywhere())?;
+        Program::new(&groups, &rest, &self.vlans)
     }
 
     fn body(&self, covering: &Covering) -> Result<Body, CaptureError> {

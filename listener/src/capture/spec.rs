@@ -1,5 +1,5 @@
 //! What to capture, as written on a command line: `lo:8080`, `eth0:80,8080`, `veth*:80`, `:80`, `10.0.0.1:80`,
-//! `[::1]:80`.
+//! `[::1]:80`, `eth0:*`.
 //!
 //! What enters: text. What leaves: a place and ports. What may be lost: nothing.
 
@@ -29,14 +29,14 @@ pub enum Place {
 #[serde(try_from = "String", into = "String")]
 pub struct CaptureSpec {
     place: Place,
-    /// In ascending order, without repetitions.
+    /// In ascending order, without repetitions; all where it is empty.
     ports: Vec<u16>,
 }
 
 /// Why a text is no [`CaptureSpec`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], PATTERN:PORT as in eth*:80, ADDRESS:PORT or :PORT"
+    "cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], PATTERN:PORT as in eth*:80, ADDRESS:PORT or :PORT; * as port takes all"
 )]
 pub struct SpecError {
     text: String,
@@ -49,7 +49,7 @@ impl CaptureSpec {
         &self.place
     }
 
-    /// The servers' ports, in ascending order.
+    /// The servers' ports, in ascending order; any port where there are none.
     pub fn ports(&self) -> &[u16] {
         &self.ports
     }
@@ -92,18 +92,24 @@ impl FromStr for CaptureSpec {
             problem,
         };
         let (place, ports) = text.rsplit_once(':').ok_or(wrong("the port is missing"))?;
-        let mut ports = ports
-            .split(',')
-            .map(|port| match port.parse() {
-                Ok(0) | Err(_) => Err(wrong("a port is a number from 1 to 65535")),
-                Ok(port) => Ok(port),
-            })
-            .collect::<Result<Vec<u16>, _>>()?;
-        ports.sort_unstable();
-        ports.dedup();
+        let ports = parse_ports(ports).map_err(wrong)?;
         let place = parse_place(place).map_err(wrong)?;
         Ok(CaptureSpec { place, ports })
     }
+}
+
+fn parse_ports(text: &str) -> Result<Vec<u16>, &'static str> {
+    if let "" | "*" = text {
+        return Ok(Vec::new());
+    }
+    let port = |text: &str| match text.parse() {
+        Ok(0) | Err(_) => Err("a port is a number from 1 to 65535"),
+        Ok(port) => Ok(port),
+    };
+    let mut ports = text.split(',').map(port).collect::<Result<Vec<u16>, _>>()?;
+    ports.sort_unstable();
+    ports.dedup();
+    Ok(ports)
 }
 
 fn parse_place(text: &str) -> Result<Place, &'static str> {
@@ -150,6 +156,9 @@ impl fmt::Display for CaptureSpec {
             Place::Address(IpAddr::V4(address)) => write!(f, "{address}")?,
             Place::Address(IpAddr::V6(address)) => write!(f, "[{address}]")?,
         }
+        if self.ports.is_empty() {
+            return f.write_str(":*");
+        }
         for (n, port) in self.ports.iter().enumerate() {
             write!(f, "{}{port}", if n == 0 { ':' } else { ',' })?;
         }
@@ -179,6 +188,12 @@ mod tests {
             ("[::]:80", ":80"),
             ("10.0.0.1:80", "10.0.0.1:80"),
             ("[::1]:80", "[::1]:80"),
+            ("eth0:*", "eth0:*"),
+            ("eth0:", "eth0:*"),
+            (":", ":*"),
+            ("*:*", ":*"),
+            ("10.0.0.1:", "10.0.0.1:*"),
+            ("[::1]:*", "[::1]:*"),
         ] {
             assert_eq!(spec(text).to_string(), written);
             assert_eq!(spec(written), spec(text));
@@ -189,7 +204,7 @@ mod tests {
     fn what_is_wrong_is_said_in_one_line() {
         for (text, problem) in [
             ("lo", "the port is missing"),
-            ("lo:", "a port is a number"),
+            ("lo:80,*", "a port is a number"),
             ("lo:0", "a port is a number"),
             ("lo:80,", "a port is a number"),
             ("lo:http", "a port is a number"),

@@ -34,6 +34,7 @@ const LAST_BLOCK: Duration = Duration::from_millis(25);
 const DRAIN: Duration = Duration::from_secs(2);
 
 static DROPPING: LogLimit = LogLimit::every(Duration::from_secs(10));
+static NOT_ASKED: LogLimit = LogLimit::every(Duration::from_secs(10));
 static UNFILTERED: LogLimit = LogLimit::every(Duration::from_secs(10));
 
 pub(super) struct Worker<S> {
@@ -169,12 +170,29 @@ impl<S: Sink> Worker<S> {
                 if self.first {
                     self.scope.selection.report(&self.present, &now);
                 }
+                self.ask_for_all(device, &now);
                 self.present = now;
             }
             Err(error) => {
                 if let Some(suppressed) = UNFILTERED.allow() {
                     tracing::warn!(%error, suppressed, "new interfaces are not captured");
                 }
+            }
+        }
+    }
+
+    /// Has interfaces that have come take packets to other hosts too, where that is wanted.
+    fn ask_for_all(&self, device: &Device, now: &Present) {
+        for interface in self.scope.promiscuous(now) {
+            if now.get(&interface) == self.present.get(&interface) {
+                continue;
+            }
+            // It may be gone again, which the next look will tell.
+            if let Err(error) = device.ask_for_all(interface)
+                && let Some(suppressed) = NOT_ASKED.allow()
+            {
+                let interface = &now[&interface];
+                tracing::warn!(interface, %error, suppressed, "set promiscuous mode");
             }
         }
     }
