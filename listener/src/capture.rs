@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use reprise_traffic::changes::check_settable;
 use reprise_traffic::exchange::Captured;
 
 use crate::budget::Budget;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub promiscuous: bool,
     /// A filter (pcap-filter(7), over IP packets) in the place of the one made of ports.
     pub bpf: Option<String>,
+    /// A header that each request gets, with its client's address, in the place of all of that name.
+    pub real_ip_header: Option<String>,
     /// What of the servers' answers is needed.
     pub answers: Answers,
     /// Bounds of the reassembly.
@@ -126,6 +129,7 @@ impl Default for Settings {
             vlans: Vec::new(),
             promiscuous: false,
             bpf: None,
+            real_ip_header: None,
             answers: Answers::Unseen,
             limits: Limits::default(),
             budget: Arc::new(Budget::new(64 << 20)),
@@ -288,6 +292,9 @@ pub fn check(settings: &Settings) -> Result<(), CaptureError> {
         let problem = format!("VLAN {vlan} is not from 0 to {LAST_VLAN}");
         return Err(CaptureError::Setting(problem));
     }
+    if let Some(header) = &settings.real_ip_header {
+        check_settable("real_ip_header", header).map_err(CaptureError::Setting)?;
+    }
     let several = Scope::new(settings).selection.only().is_none();
     match threads > 1 && several && !settings.tunnels.is_empty() {
         true => Err(CaptureError::Twice),
@@ -334,6 +341,7 @@ impl Opened {
                 sink: Handover {
                     inner: sink.clone(),
                     scope: self.scope.clone(),
+                    edge: edge.clone(),
                 },
                 stop: captures.stop.clone(),
                 fanout: self.fanout,

@@ -20,6 +20,7 @@ pub(super) struct Scope {
     bpf: Option<String>,
     vlans: Vec<u16>,
     promiscuous: bool,
+    real_ip_header: Option<String>,
 }
 
 impl Scope {
@@ -34,6 +35,7 @@ impl Scope {
             bpf: settings.bpf.clone(),
             vlans: settings.vlans.clone(),
             promiscuous: settings.promiscuous,
+            real_ip_header: settings.real_ip_header.clone(),
         }
     }
 
@@ -69,6 +71,11 @@ impl Scope {
             .map(ToString::to_string)
             .collect();
         specs.join(" ")
+    }
+
+    /// The header that each request gets.
+    pub(super) fn real_ip_header(&self) -> Option<&str> {
+        self.real_ip_header.as_deref()
     }
 
     /// Interfaces that are to take packets to other hosts too.
