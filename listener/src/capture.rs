@@ -17,6 +17,7 @@ mod handover;
 mod interfaces;
 mod opening;
 mod pattern;
+mod pods;
 mod precedence;
 mod program;
 mod scope;
@@ -32,6 +33,7 @@ use std::thread::JoinHandle;
 
 use reprise_traffic::changes::check_settable;
 use reprise_traffic::exchange::Captured;
+use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::edge::Edge;
@@ -42,6 +44,8 @@ use device::{Device, Fanout, SNAP_LENGTH};
 use handover::Handover;
 use interfaces::Present;
 pub use pattern::{NamePattern, PatternError};
+use pods::{Addresses, follow};
+pub use pods::{Cluster, PodChoice, Pods};
 use program::Body;
 use scope::Scope;
 pub use spec::{CaptureSpec, Place, SpecError};
@@ -89,6 +93,8 @@ pub struct Settings {
     pub bpf: Option<String>,
     /// A header that each request gets, with its client's address, in the place of all of that name.
     pub real_ip_header: Option<String>,
+    /// Where specs name pods: whom to ask for them; without one the cluster of this process's own pod.
+    pub cluster: Option<Cluster>,
     /// What of the servers' answers is needed.
     pub answers: Answers,
     /// Bounds of the reassembly.
@@ -130,6 +136,7 @@ impl Default for Settings {
             promiscuous: false,
             bpf: None,
             real_ip_header: None,
+            cluster: None,
             answers: Answers::Unseen,
             limits: Limits::default(),
             budget: Arc::new(Budget::new(64 << 20)),
@@ -219,6 +226,8 @@ pub struct Opened {
     fanout: Option<Fanout>,
     scope: Arc<Scope>,
     present: Present,
+    pods: Arc<Addresses>,
+    cluster: Option<Cluster>,
     ring: usize,
     reassembly: reassembly::Settings,
     decoding: DecodeSettings,
@@ -237,11 +246,18 @@ pub fn open(settings: Settings) -> Result<Opened, CaptureError> {
         settings.threads
     };
     let each = threads.max(1);
+    let cluster = match (scope.choices().is_empty(), &settings.cluster) {
+        (true, _) => None,
+        (false, Some(cluster)) => Some(cluster.clone()),
+        (false, None) => Some(Cluster::of_this_pod()?),
+    };
     let decoding = settings.decoding();
     let mut opened = Opened {
         devices: Vec::new(),
         fanout: None,
         present: interfaces::present().map_err(CaptureError::Interfaces)?,
+        pods: scope.pods.now(),
+        cluster,
         ring: settings.ring / each,
         reassembly: reassembly::Settings {
             limits: settings.limits,
@@ -304,7 +320,7 @@ pub fn check(settings: &Settings) -> Result<(), CaptureError> {
 
 impl Opened {
     fn add_device(&mut self, shares: bool) -> Result<(), CaptureError> {
-        let device = opening::open(&self.scope, &self.present, self.ring)?;
+        let device = opening::open(&self.scope, &self.present, &self.pods, self.ring)?;
         if shares {
             let joined = device.join(self.fanout);
             self.fanout = Some(
@@ -326,8 +342,15 @@ impl Opened {
     {
         let mut captures = Captures {
             stop: Arc::default(),
+            stop_following: CancellationToken::new(),
             threads: Vec::new(),
         };
+        if let Some(cluster) = self.cluster {
+            let (choices, pods) = (self.scope.choices(), self.scope.pods.clone());
+            let stop = captures.stop_following.clone();
+            let thread = follow::start(cluster, choices, pods, stop);
+            captures.threads.push(thread.map_err(CaptureError::Thread)?);
+        }
         if !self.devices.is_empty() {
             let (capture, threads) = (self.scope.name(), self.devices.len());
             tracing::info!(capture, threads, ring_each = self.ring, "capture started");
@@ -347,6 +370,8 @@ impl Opened {
                 fanout: self.fanout,
                 first: n == 0,
                 present: self.present.clone(),
+                pods: self.pods.clone(),
+                retry_at: None,
                 decoder: Decoder::new(self.decoding.clone()),
                 interface_drops: BTreeMap::new(),
             };
@@ -364,23 +389,29 @@ impl Opened {
 #[must_use = "captures stop when this is dropped"]
 pub struct Captures {
     stop: Arc<AtomicBool>,
+    stop_following: CancellationToken,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Captures {
     /// Takes what was on the wire until now, and ends. Blocks for some 0.2 s, at most for 2 s and a bit.
     pub fn stop(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.tell();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a capture thread has panicked");
             }
         }
     }
+
+    fn tell(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.stop_following.cancel();
+    }
 }
 
 impl Drop for Captures {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.tell();
     }
 }

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use super::pods::Addresses;
 use super::{CaptureSpec, Place, Tunnel};
 use crate::reassembly::Answers;
 
@@ -21,6 +22,8 @@ const AUTHENTICATION: u8 = 51;
 pub(super) struct Wanted<'a> {
     /// Who says so.
     pub(super) specs: Vec<&'a CaptureSpec>,
+    /// Where pods are.
+    pub(super) pods: &'a Addresses,
     pub(super) tunnels: &'a [Tunnel],
     pub(super) answers: Answers,
 }
@@ -28,20 +31,37 @@ pub(super) struct Wanted<'a> {
 impl Wanted<'_> {
     /// The expression; `None` where no packet is wanted.
     pub(super) fn expression(&self) -> Option<String> {
-        if self.specs.is_empty() {
+        let hosts: Vec<_> = self.specs.iter().map(|spec| self.hosts(spec)).collect();
+        // Where there is no such pod, nothing is wanted, and not everything.
+        if hosts.iter().flatten().all(Vec::is_empty) && hosts.iter().all(Option::is_some) {
             return None;
         }
         let mut parts = vec![self.tunnelled()];
-        let everywhere = self.specs.iter().filter(|s| address(s).is_none());
-        if let Some(ports) = ServerPorts::of(everywhere.copied()) {
+        let specs = || self.specs.iter().zip(&hosts);
+        let anywhere = specs().filter(|(_, hosts)| hosts.is_none());
+        if let Some(ports) = ServerPorts::of(anywhere.map(|(spec, _)| *spec)) {
             parts.push(self.segments(&[], &ports));
         }
-        for spec in &self.specs {
-            if let (Some(host), Some(ports)) = (address(spec), ServerPorts::of([*spec])) {
-                parts.push(self.segments(&[host], &ports));
+        for (spec, hosts) in specs() {
+            if let (Some(hosts @ [_, ..]), Some(ports)) =
+                (hosts.as_deref(), ServerPorts::of([*spec]))
+            {
+                parts.push(self.segments(hosts, &ports));
             }
         }
         Some(any(parts))
+    }
+
+    /// The servers of a spec; `None` where it takes them wherever they are.
+    fn hosts(&self, spec: &CaptureSpec) -> Option<Vec<IpAddr>> {
+        match spec.place() {
+            Place::Address(address) => Some(vec![*address]),
+            Place::Pods(pods) => {
+                let known = self.pods.get(pods).into_iter().flatten();
+                Some(known.copied().collect())
+            }
+            Place::All | Place::Interface(_) | Place::Pattern(_) => None,
+        }
     }
 
     fn tunnelled(&self) -> String {
@@ -80,19 +100,20 @@ impl Wanted<'_> {
         let (to6, from6) = (side("dst", false), side("src", false));
         let mut parts = Vec::new();
         if v4 {
-            parts.push(format!("{to4}{}", tcp4(&ports.v4("dst"))));
-            parts.push(format!("{to4}{}", fragments4(6)));
+            let of = |side| any(vec![tcp4(&ports.v4(side)), fragments4(6)]);
+            parts.push(format!("{to4}{}", of("dst")));
             if both {
-                parts.push(format!("{from4}{}", tcp4(&ports.v4("src"))));
-                parts.push(format!("{from4}{}", fragments4(6)));
+                parts.push(format!("{from4}{}", of("src")));
             }
         }
         if v6 {
-            parts.push(format!("{to6}{}", tcp6(&ports.v6("42"))));
-            parts.push(format!("{to6}{}", extended(&ports.v6(&behind_option(10)))));
+            let of = |at: u8| {
+                let [first, behind] = [at.to_string(), behind_option(at - 32)];
+                any(vec![tcp6(&ports.v6(&first)), extended(&ports.v6(&behind))])
+            };
+            parts.push(format!("{to6}{}", of(42)));
             if both {
-                parts.push(format!("{from6}{}", tcp6(&ports.v6("40"))));
-                parts.push(format!("{from6}{}", extended(&ports.v6(&behind_option(8)))));
+                parts.push(format!("{from6}{}", of(40)));
             }
         }
         if !both && !same {
@@ -150,13 +171,6 @@ impl ServerPorts {
 /// more as it has itself.
 fn behind_option(by: u8) -> String {
     format!("{} + (ip6[41] << 3)", 40 + by)
-}
-
-fn address(spec: &CaptureSpec) -> Option<IpAddr> {
-    match spec.place() {
-        Place::Address(address) => Some(*address),
-        Place::All | Place::Interface(_) | Place::Pattern(_) => None,
-    }
 }
 
 fn any(parts: Vec<String>) -> String {

@@ -14,6 +14,7 @@ fn passes(specs: &[&str], tunnels: &[&str], answers: Answers, packet: &[u8]) -> 
     let tunnels: Vec<Tunnel> = tunnels.iter().map(|t| t.parse().unwrap()).collect();
     let wanted = Wanted {
         specs: specs.iter().collect(),
+        pods: &Addresses::new(),
         tunnels: &tunnels,
         answers,
     };
@@ -248,12 +249,37 @@ fn tunnels_pass_where_they_are_asked_for() {
     }
 }
 
-#[test]
-fn nothing_is_wanted_of_an_interface_without_specs() {
+fn wanted_of(specs: &[&str], pods: &Addresses) -> Option<String> {
+    let specs: Vec<CaptureSpec> = specs.iter().map(|s| s.parse().unwrap()).collect();
     let wanted = Wanted {
-        specs: Vec::new(),
-        tunnels: &[],
-        answers: UNSEEN,
+        specs: specs.iter().collect(),
+        pods,
+        tunnels: &["vxlan".parse().unwrap()],
+        answers: KEPT,
     };
-    assert_eq!(wanted.expression(), None);
+    wanted.expression()
+}
+
+#[test]
+fn nothing_is_wanted_of_an_interface_without_specs_or_of_no_pods() {
+    let pods = "deployment/web".parse().unwrap();
+    let none = [(pods, [].into())].into();
+    for known in [Addresses::new(), none] {
+        assert_eq!(wanted_of(&[], &known), None);
+        assert_eq!(wanted_of(&["k8s://deployment/web:80"], &known), None);
+        assert_eq!(wanted_of(&["k8s://deployment/web:*"], &known), None);
+        let both = wanted_of(&["k8s://deployment/web:*", "lo:80"], &known);
+        assert_eq!(both, wanted_of(&["lo:80"], &known));
+    }
+}
+
+#[test]
+fn pods_of_a_full_node_fit_into_the_kernels_program() {
+    let pods = "deployment/web".parse().unwrap();
+    let v4 = (0..250).map(|n| IpAddr::from([10, 0, 7, n]));
+    let v6 = (0..250).map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 7, n]));
+    let known: Addresses = [(pods, v4.chain(v6).collect())].into();
+    let expression = wanted_of(&["k8s://deployment/web:80,8080"], &known).unwrap();
+    let body = super::super::program::Body::compile(&expression).unwrap();
+    super::super::program::Program::new(&[], &body, &[]).unwrap();
 }

@@ -40,7 +40,7 @@ impl Selection {
     pub(super) fn only(&self) -> Option<&str> {
         let mut names = self.specs.iter().map(|spec| match spec.place() {
             Place::Interface(name) => Some(name.as_str()),
-            Place::All | Place::Address(_) | Place::Pattern(_) => None,
+            Place::All | Place::Address(_) | Place::Pattern(_) | Place::Pods(_) => None,
         });
         let first = names.next()??;
         names.all(|name| name == Some(first)).then_some(first)

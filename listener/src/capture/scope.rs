@@ -3,18 +3,23 @@
 //! What enters: the specs, what is known about tunnels and answers, the interfaces there are.
 //! What leaves: a program for the socket. What may be lost: nothing; what can't be said as a filter is an error.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::filter::Wanted;
 use super::interfaces::{Covering, Present, Selection};
+use super::pods::{Addresses, Followed};
 use super::program::{Body, Program};
-use super::{CaptureError, CaptureSpec, Place, Settings, Tunnel};
+use super::{CaptureError, CaptureSpec, Place, Pods, Settings, Tunnel};
 use crate::reassembly::{Answers, Ports};
 
 /// What all threads of a listener capture.
 #[derive(Debug)]
 pub(super) struct Scope {
     pub(super) selection: Selection,
+    /// Where the pods are that specs name.
+    pub(super) pods: Arc<Followed>,
     tunnels: Vec<Tunnel>,
     answers: Answers,
     bpf: Option<String>,
@@ -30,6 +35,7 @@ impl Scope {
                 specs: settings.specs.clone(),
                 ignore: settings.ignore.clone(),
             },
+            pods: Arc::default(),
             tunnels: settings.tunnels.clone(),
             answers: settings.answers,
             bpf: settings.bpf.clone(),
@@ -56,10 +62,18 @@ impl Scope {
         self.selection.specs.iter().any(|spec| {
             let host = match spec.place() {
                 Place::Address(host) => any_address || *host == server.ip(),
+                // Of these all is looked up, however their packets came.
+                Place::Pods(pods) => self.pods.has(pods, server.ip()),
                 Place::All | Place::Interface(_) | Place::Pattern(_) => true,
             };
             host && (spec.ports().is_empty() || spec.ports().contains(&server.port()))
         })
+    }
+
+    /// The pods that specs name.
+    pub(super) fn choices(&self) -> BTreeSet<Pods> {
+        let specs = self.selection.specs.iter();
+        specs.filter_map(CaptureSpec::pods).cloned().collect()
     }
 
     /// For messages that concern all.
@@ -90,25 +104,30 @@ impl Scope {
     ///
     /// # Errors
     /// If an expression can't be compiled, or all together are too long.
-    pub(super) fn program(&self, present: &Present) -> Result<Program, CaptureError> {
+    pub(super) fn program(
+        &self,
+        present: &Present,
+        pods: &Addresses,
+    ) -> Result<Program, CaptureError> {
         if self.selection.only().is_some() {
             let all = (0..self.selection.specs.len()).collect();
-            return Program::new(&[], &self.body(&all)?, &self.vlans);
+            return Program::new(&[], &self.body(&all, pods)?, &self.vlans);
         }
         let groups = self
             .selection
             .groups(present)
             .into_iter()
-            .map(|(covering, interfaces)| Ok((interfaces, self.body(&covering)?)))
+            .map(|(covering, interfaces)| Ok((interfaces, self.body(&covering, pods)?)))
             .collect::<Result<Vec<_>, CaptureError>>()?;
-        let rest = self.body(&self.selection.everywhere())?;
+        let rest = self.body(&self.selection.everywhere(), pods)?;
         Program::new(&groups, &rest, &self.vlans)
     }
 
-    fn body(&self, covering: &Covering) -> Result<Body, CaptureError> {
+    fn body(&self, covering: &Covering, pods: &Addresses) -> Result<Body, CaptureError> {
         let specs = &self.selection.specs;
         let wanted = Wanted {
             specs: covering.iter().filter_map(|n| specs.get(*n)).collect(),
+            pods,
             tunnels: &self.tunnels,
             answers: self.answers,
         };

@@ -1,5 +1,5 @@
 //! What to capture, as written on a command line: `lo:8080`, `eth0:80,8080`, `veth*:80`, `:80`, `10.0.0.1:80`,
-//! `[::1]:80`, `eth0:*`.
+//! `[::1]:80`, `eth0:*`, `k8s://deployment/web:80`.
 //!
 //! What enters: text. What leaves: a place and ports. What may be lost: nothing.
 
@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::NamePattern;
+use super::{NamePattern, Pods};
 
 /// Where packets are looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,7 +22,12 @@ pub enum Place {
     Pattern(NamePattern),
     /// Packets to an address, on all interfaces: what a host sends to itself passes `lo`, whatever the address.
     Address(IpAddr),
+    /// Packets to pods of this node, on all interfaces: each pod has one of its own there.
+    Pods(Pods),
 }
+
+/// Ahead of pods.
+const CLUSTER: &str = "k8s://";
 
 /// What one capture takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,7 +41,7 @@ pub struct CaptureSpec {
 /// Why a text is no [`CaptureSpec`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], PATTERN:PORT as in eth*:80, ADDRESS:PORT or :PORT; * as port takes all"
+    "cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], PATTERN:PORT as in eth*:80, ADDRESS:PORT, :PORT or k8s://[NAMESPACE/]KIND/NAME:PORT; * as port takes all"
 )]
 pub struct SpecError {
     text: String,
@@ -57,7 +62,7 @@ impl CaptureSpec {
     /// Whether it takes packets of an interface.
     pub(super) fn covers(&self, interface: &str) -> bool {
         match &self.place {
-            Place::All | Place::Address(_) => true,
+            Place::All | Place::Address(_) | Place::Pods(_) => true,
             Place::Interface(name) => name == interface,
             Place::Pattern(pattern) => pattern.matches(interface),
         }
@@ -65,7 +70,15 @@ impl CaptureSpec {
 
     /// Whether it takes packets of whatever interface comes.
     pub(super) fn is_everywhere(&self) -> bool {
-        matches!(self.place, Place::All | Place::Address(_))
+        matches!(self.place, Place::All | Place::Address(_) | Place::Pods(_))
+    }
+
+    /// The pods whose packets it takes, where it is made of pods.
+    pub(super) fn pods(&self) -> Option<&Pods> {
+        match &self.place {
+            Place::Pods(pods) => Some(pods),
+            Place::All | Place::Interface(_) | Place::Pattern(_) | Place::Address(_) => None,
+        }
     }
 }
 
@@ -91,9 +104,15 @@ impl FromStr for CaptureSpec {
             text: text.to_owned(),
             problem,
         };
-        let (place, ports) = text.rsplit_once(':').ok_or(wrong("the port is missing"))?;
+        let pods = text.strip_prefix(CLUSTER);
+        let rest = pods.unwrap_or(text);
+        let (place, ports) = rest.rsplit_once(':').ok_or(wrong("the port is missing"))?;
         let ports = parse_ports(ports).map_err(wrong)?;
-        let place = parse_place(place).map_err(wrong)?;
+        let place = match pods {
+            Some(_) => place.parse().map(Place::Pods),
+            None => parse_place(place),
+        };
+        let place = place.map_err(wrong)?;
         Ok(CaptureSpec { place, ports })
     }
 }
@@ -155,6 +174,7 @@ impl fmt::Display for CaptureSpec {
             Place::Pattern(pattern) => write!(f, "{pattern}")?,
             Place::Address(IpAddr::V4(address)) => write!(f, "{address}")?,
             Place::Address(IpAddr::V6(address)) => write!(f, "[{address}]")?,
+            Place::Pods(pods) => write!(f, "{CLUSTER}{pods}")?,
         }
         if self.ports.is_empty() {
             return f.write_str(":*");
@@ -194,6 +214,14 @@ mod tests {
             ("*:*", ":*"),
             ("10.0.0.1:", "10.0.0.1:*"),
             ("[::1]:*", "[::1]:*"),
+            ("k8s://deployment/web:80", "k8s://deployment/web:80"),
+            ("k8s://shop/pods/web-1:81,80", "k8s://shop/pod/web-1:80,81"),
+            (
+                "k8s://shop/labelSelector/app.kubernetes.io/name=web,tier in (a,b):",
+                "k8s://shop/labelSelector/app.kubernetes.io/name=web,tier in (a,b):*",
+            ),
+            ("k8s://fieldSelector/a=b:80", "k8s://fieldSelector/a=b:80"),
+            ("k8s://daemonset/d:80", "k8s://daemonset/d:80"),
         ] {
             assert_eq!(spec(text).to_string(), written);
             assert_eq!(spec(written), spec(text));
@@ -213,6 +241,14 @@ mod tests {
             ("[10.0.0.1]:80", "brackets"),
             ("a/b:80", "no interface has such a name"),
             ("a /*:80", "no interface has such a name"),
+            ("k8s://deployment/web", "the port is missing"),
+            ("k8s://web:80", "kind or name"),
+            ("k8s://deployment/:80", "kind or name"),
+            ("k8s://deployment/Web:80", "small letters"),
+            ("k8s://job/web:80", "named by pod"),
+            ("k8s://shop/job/web:80", "named by pod, deployment"),
+            ("k8s://Shop/pod/web:80", "namespace"),
+            ("k8s://pod/web:x", "a port is a number"),
         ] {
             let error = text.parse::<CaptureSpec>().unwrap_err().to_string();
             assert!(error.contains(problem) && error.contains(text), "{error}");
@@ -227,6 +263,7 @@ mod tests {
             ("eth*:80", [true, true, false]),
             (":80", [true, true, true]),
             ("10.0.0.1:80", [true, true, true]),
+            ("k8s://pod/web:80", [true, true, true]),
         ] {
             let covers = ["eth0", "eth1", "lo"].map(|name| spec(text).covers(name));
             assert_eq!(covers, covered, "{text}");
