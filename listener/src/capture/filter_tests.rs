@@ -3,6 +3,7 @@
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
+use super::super::program::{Body, Program};
 use super::*;
 
 const UNSEEN: Answers = Answers::Unseen;
@@ -278,8 +279,15 @@ fn pods_of_a_full_node_fit_into_the_kernels_program() {
     let pods = "deployment/web".parse().unwrap();
     let v4 = (0..250).map(|n| IpAddr::from([10, 0, 7, n]));
     let v6 = (0..250).map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 7, n]));
-    let known: Addresses = [(pods, v4.chain(v6).collect())].into();
-    let expression = wanted_of(&["k8s://deployment/web:80,8080"], &known).unwrap();
-    let body = super::super::program::Body::compile(&expression).unwrap();
-    super::super::program::Program::new(&[], &body, &[]).unwrap();
+    let mut known: Addresses = [(pods, v4.chain(v6).collect())].into();
+    let specs = ["k8s://deployment/web:80,8080"];
+    let expression = wanted_of(&specs, &known).unwrap();
+    let body = Body::compile(&expression).unwrap();
+    Program::new(&[], &body, &[]).unwrap();
+    // Of more than that, hosts are told apart later.
+    for addresses in known.values_mut() {
+        addresses.insert(IpAddr::from([10, 0, 8, 1]));
+    }
+    let ports = wanted_of(&["lo:80,8080"], &known);
+    assert_eq!(wanted_of(&specs, &known), ports);
 }
