@@ -13,9 +13,11 @@
 mod cooked;
 mod device;
 mod filter;
+mod handover;
 mod interfaces;
 mod opening;
 mod pattern;
+mod pods;
 mod precedence;
 mod program;
 mod scope;
@@ -29,16 +31,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use reprise_traffic::changes::check_settable;
 use reprise_traffic::exchange::Captured;
+use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::edge::Edge;
 use crate::packet::{DecodeSettings, Decoder, VniRule};
-use crate::reassembly::{self, Answers, Limits, Ports};
+use crate::reassembly::{self, Answers, Limits};
 use crate::shed::Shed;
 use device::{Device, Fanout, SNAP_LENGTH};
+use handover::Handover;
 use interfaces::Present;
 pub use pattern::{NamePattern, PatternError};
+use pods::{Addresses, follow};
+pub use pods::{Cluster, PodChoice, Pods};
 use program::Body;
 use scope::Scope;
 pub use spec::{CaptureSpec, Place, SpecError};
@@ -47,6 +54,9 @@ use worker::{Worker, now_ns};
 
 /// More threads than any machine's share for a bystander.
 pub const MOST_THREADS: usize = 64;
+
+/// 4095 is reserved (IEEE 802.1Q §9.6).
+const LAST_VLAN: u16 = 4094;
 
 /// The smallest ring of a thread: some blocks of one packet each at most.
 pub const LEAST_RING: usize = 4 * SNAP_LENGTH as usize;
@@ -74,8 +84,17 @@ pub struct Settings {
     pub tunnels: Vec<Tunnel>,
     /// Of which virtual networks.
     pub vni: Vec<VniRule>,
+    /// Only packets with a tag of one of these VLANs, 0 to 4094, where there are any. An interface that is a VLAN itself
+    /// shows no tags.
+    pub vlans: Vec<u16>,
+    /// Asks the interfaces that are named or matched for packets to other hosts too.
+    pub promiscuous: bool,
     /// A filter (pcap-filter(7), over IP packets) in the place of the one made of ports.
     pub bpf: Option<String>,
+    /// A header that each request gets, with its client's address, in the place of all of that name.
+    pub real_ip_header: Option<String>,
+    /// Where specs name pods: whom to ask for them; without one the cluster of this process's own pod.
+    pub cluster: Option<Cluster>,
     /// What of the servers' answers is needed.
     pub answers: Answers,
     /// Bounds of the reassembly.
@@ -98,6 +117,8 @@ impl Settings {
             vxlan_ports: ports(TunnelKind::Vxlan),
             geneve_ports: ports(TunnelKind::Geneve),
             vni: self.vni.iter().copied().collect(),
+            // The kernel's filter has looked already, at tags that nobody sees behind it.
+            vlans: Vec::new(),
         }
     }
 }
@@ -111,7 +132,11 @@ impl Default for Settings {
             threads: 1,
             tunnels: Vec::new(),
             vni: Vec::new(),
+            vlans: Vec::new(),
+            promiscuous: false,
             bpf: None,
+            real_ip_header: None,
+            cluster: None,
             answers: Answers::Unseen,
             limits: Limits::default(),
             budget: Arc::new(Budget::new(64 << 20)),
@@ -201,6 +226,8 @@ pub struct Opened {
     fanout: Option<Fanout>,
     scope: Arc<Scope>,
     present: Present,
+    pods: Arc<Addresses>,
+    cluster: Option<Cluster>,
     ring: usize,
     reassembly: reassembly::Settings,
     decoding: DecodeSettings,
@@ -219,15 +246,22 @@ pub fn open(settings: Settings) -> Result<Opened, CaptureError> {
         settings.threads
     };
     let each = threads.max(1);
+    let cluster = match (scope.choices().is_empty(), &settings.cluster) {
+        (true, _) => None,
+        (false, Some(cluster)) => Some(cluster.clone()),
+        (false, None) => Some(Cluster::of_this_pod()?),
+    };
     let decoding = settings.decoding();
     let mut opened = Opened {
         devices: Vec::new(),
         fanout: None,
         present: interfaces::present().map_err(CaptureError::Interfaces)?,
+        pods: scope.pods.now(),
+        cluster,
         ring: settings.ring / each,
         reassembly: reassembly::Settings {
             limits: settings.limits,
-            ports: Ports::only(&scope.ports()),
+            ports: scope.ports(),
             answers: settings.answers,
             budget: settings.budget,
             shed: settings.shed,
@@ -270,6 +304,13 @@ pub fn check(settings: &Settings) -> Result<(), CaptureError> {
     if let Some(expression) = &settings.bpf {
         Body::compile(expression)?;
     }
+    if let Some(vlan) = settings.vlans.iter().find(|vlan| **vlan > LAST_VLAN) {
+        let problem = format!("VLAN {vlan} is not from 0 to {LAST_VLAN}");
+        return Err(CaptureError::Setting(problem));
+    }
+    if let Some(header) = &settings.real_ip_header {
+        check_settable("real_ip_header", header).map_err(CaptureError::Setting)?;
+    }
     let several = Scope::new(settings).selection.only().is_none();
     match threads > 1 && several && !settings.tunnels.is_empty() {
         true => Err(CaptureError::Twice),
@@ -279,7 +320,7 @@ pub fn check(settings: &Settings) -> Result<(), CaptureError> {
 
 impl Opened {
     fn add_device(&mut self, shares: bool) -> Result<(), CaptureError> {
-        let device = opening::open(&self.scope, &self.present, self.ring)?;
+        let device = opening::open(&self.scope, &self.present, &self.pods, self.ring)?;
         if shares {
             let joined = device.join(self.fanout);
             self.fanout = Some(
@@ -301,8 +342,15 @@ impl Opened {
     {
         let mut captures = Captures {
             stop: Arc::default(),
+            stop_following: CancellationToken::new(),
             threads: Vec::new(),
         };
+        if let Some(cluster) = self.cluster {
+            let (choices, pods) = (self.scope.choices(), self.scope.pods.clone());
+            let stop = captures.stop_following.clone();
+            let thread = follow::start(cluster, choices, pods, stop);
+            captures.threads.push(thread.map_err(CaptureError::Thread)?);
+        }
         if !self.devices.is_empty() {
             let (capture, threads) = (self.scope.name(), self.devices.len());
             tracing::info!(capture, threads, ring_each = self.ring, "capture started");
@@ -313,11 +361,17 @@ impl Opened {
                 ring: self.ring,
                 reassembly: self.reassembly.clone(),
                 edge: edge.clone(),
-                sink: sink.clone(),
+                sink: Handover {
+                    inner: sink.clone(),
+                    scope: self.scope.clone(),
+                    edge: edge.clone(),
+                },
                 stop: captures.stop.clone(),
                 fanout: self.fanout,
                 first: n == 0,
                 present: self.present.clone(),
+                pods: self.pods.clone(),
+                retry_at: None,
                 decoder: Decoder::new(self.decoding.clone()),
                 interface_drops: BTreeMap::new(),
             };
@@ -335,23 +389,29 @@ impl Opened {
 #[must_use = "captures stop when this is dropped"]
 pub struct Captures {
     stop: Arc<AtomicBool>,
+    stop_following: CancellationToken,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Captures {
     /// Takes what was on the wire until now, and ends. Blocks for some 0.2 s, at most for 2 s and a bit.
     pub fn stop(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.tell();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a capture thread has panicked");
             }
         }
     }
+
+    fn tell(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.stop_following.cancel();
+    }
 }
 
 impl Drop for Captures {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.tell();
     }
 }

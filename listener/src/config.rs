@@ -32,7 +32,7 @@ pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
 pub struct Config {
     /// Member name; by default made of host name and admin port.
     pub id: Option<String>,
-    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `veth*:80`, `:80`.
+    /// Interfaces and ports to capture: `lo:8080`, `eth0:80,8080`, `veth*:80`, `:80`, `eth0:*`, `k8s://deployment/web:80`.
     pub capture: Vec<CaptureSpec>,
     /// Interfaces that are left out; `*` and `?` stand for other characters.
     pub capture_ignore: Vec<NamePattern>,

@@ -65,7 +65,7 @@ pub enum Unusable {
     Held,
     /// A part of an IP packet that is of no use: cut off, or against what other parts say.
     Fragment,
-    /// From a virtual network that isn't captured.
+    /// From a virtual network or a VLAN that isn't captured.
     OtherNetwork,
     /// A header that is cut off or makes no sense.
     Broken,
@@ -107,6 +107,8 @@ pub struct DecodeSettings {
     pub geneve_ports: Vec<u16>,
     /// Of which virtual networks, where a tunnel tells them apart.
     pub vni: VniFilter,
+    /// Only packets with a tag of one of these VLANs, where there are any; tags within tunnels don't count.
+    pub vlans: Vec<u16>,
 }
 
 impl Default for DecodeSettings {
@@ -116,6 +118,7 @@ impl Default for DecodeSettings {
             vxlan_ports: Vec::new(),
             geneve_ports: Vec::new(),
             vni: VniFilter::default(),
+            vlans: Vec::new(),
         }
     }
 }
@@ -155,7 +158,10 @@ impl Decoder {
             data: frame.data,
             cut: frame.wire_len.saturating_sub(frame.data.len()),
         };
-        let view = link::frame_to_ip(frame.link, view)?;
+        let view = match &self.settings.vlans[..] {
+            [] => link::frame_to_ip(frame.link, view)?,
+            vlans => link::tagged_to_ip(frame.link, view, vlans)?,
+        };
         match ip::plain_tcp(view) {
             Some((source, destination, body)) => segment(source, destination, body),
             None => self.walk(ip::read(view, Place::Link)?, frame.at_ns),

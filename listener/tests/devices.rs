@@ -1,208 +1,31 @@
-//! Live capture on interfaces in network namespaces: bridges, VLANs, interfaces that come and go, several threads.
+//! Live capture on interfaces in network namespaces: bridges, VLANs, interfaces that come and go, several threads,
+//! pods.
 //! Skipped, saying so, where there are no rights for it.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that can't set itself up has to fail"
 )]
 
+#[path = "devices/api.rs"]
+mod api;
+#[path = "devices/net.rs"]
+mod net;
+#[path = "devices/pods.rs"]
+mod pods;
+
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
-use reprise_listener::capture::{self, CaptureError, Captures, Settings};
-use reprise_listener::edge::{Edge, EdgeEvent};
-use reprise_traffic::exchange::Captured;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use reprise_listener::capture::{self, CaptureError, Settings};
+use reprise_listener::edge::EdgeEvent;
+use reprise_listener::reassembly::Answers;
+
+use net::{Net, PATIENCE, captured_at_last};
 
 /// Nobody else is in the namespaces.
 const PORT: u16 = 8080;
-
-/// Longer than the listener needs to notice an interface.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A server and a client that are hosts of their own. Gone when it is dropped.
-struct Net {
-    prefix: String,
-}
-
-impl Net {
-    /// `None` where the rights are missing.
-    fn new() -> Option<Net> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let net = Net {
-            prefix: format!("rl{}x{number}", std::process::id()),
-        };
-        if !rustix::process::geteuid().is_root() {
-            println!("skipped: network namespaces need root");
-            return None;
-        }
-        for host in ["server", "client"] {
-            let name = net.name(host);
-            run(&format!("ip netns add {name}"));
-            run(&format!("ip -n {name} link set lo up"));
-        }
-        Some(net)
-    }
-
-    fn name(&self, host: &str) -> String {
-        format!("{}-{host}", self.prefix)
-    }
-
-    /// Runs `ip` for a host; `SERVER` and `CLIENT` stand for the namespaces.
-    fn ip(&self, host: &str, arguments: &str) {
-        let arguments = arguments
-            .replace("SERVER", &self.name("server"))
-            .replace("CLIENT", &self.name("client"));
-        run(&format!("ip -n {} {arguments}", self.name(host)));
-    }
-
-    /// Joins the two by a cable: the server's end has that name and `10.N.0.1`, the client has `10.N.0.2`.
-    fn cable(&self, name: &str, network: u8) {
-        self.ip(
-            "server",
-            &format!("link add {name} type veth peer name {name} netns CLIENT"),
-        );
-        for (host, number) in [("server", 1), ("client", 2)] {
-            self.ip(
-                host,
-                &format!("addr add 10.{network}.0.{number}/24 dev {name}"),
-            );
-            self.ip(host, &format!("link set {name} up"));
-        }
-    }
-
-    /// Calls `work` on a thread of that host; threads that it starts are there too.
-    fn on<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/run/netns/{}", self.name(host))).unwrap();
-        thread::scope(|scope| {
-            let visit = scope.spawn(move || {
-                let kind = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(namespace.as_fd(), kind).unwrap();
-                work()
-            });
-            visit.join().unwrap()
-        })
-    }
-
-    /// A server that reads all and answers nothing, at all addresses of the server's host.
-    fn serve(&self, port: u16) {
-        let listener = self.on("server", || TcpListener::bind(("0.0.0.0", port)).unwrap());
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
-            }
-        });
-    }
-
-    fn send(&self, host: &str, address: &str, path: &str) {
-        let address: SocketAddr = address.parse().unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-        self.on(host, || {
-            let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-        });
-    }
-
-    fn capture(&self, specs: &[&str], change: impl FnOnce(&mut Settings) + Send) -> Live {
-        self.on("server", || Live::start(specs, change))
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        for host in ["server", "client"] {
-            let name = self.name(host);
-            let _ = Command::new("ip").args(["netns", "delete", &name]).status();
-        }
-    }
-}
-
-fn run(command: &str) {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output();
-    let output = output.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command}: {said}");
-}
-
-type Found = Arc<Mutex<Vec<(String, ThreadId)>>>;
-
-/// A running capture.
-struct Live {
-    captures: Captures,
-    edge: Arc<Edge>,
-    found: Found,
-}
-
-impl Live {
-    fn start(specs: &[&str], change: impl FnOnce(&mut Settings)) -> Live {
-        let mut settings = Settings {
-            specs: specs.iter().map(|s| s.parse().unwrap()).collect(),
-            ..Settings::default()
-        };
-        change(&mut settings);
-        let edge = Arc::new(Edge::default());
-        let found = Found::default();
-        let sink = found.clone();
-        let captures = capture::open(settings)
-            .and_then(|opened| {
-                opened.start(&edge, move |request: Captured| {
-                    let target = String::from_utf8_lossy(request.head.target()).into_owned();
-                    sink.lock().unwrap().push((target, thread::current().id()));
-                })
-            })
-            .unwrap();
-        Live {
-            captures,
-            edge,
-            found,
-        }
-    }
-
-    fn has(&self, path: &str) -> bool {
-        self.found
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|(there, _)| there == path)
-    }
-
-    /// All that was captured, in alphabetical order.
-    fn stop(self) -> Vec<String> {
-        self.captures.stop();
-        let found = self.found.lock().unwrap();
-        assert_eq!(self.edge.get(EdgeEvent::KernelDropped), 0);
-        let mut paths: Vec<String> = found.iter().map(|(path, _)| path.clone()).collect();
-        paths.sort();
-        paths
-    }
-}
-
-/// Sends until the request shows up, and returns whether it did.
-fn captured_at_last(live: &Live, path: &str, send: impl Fn()) -> bool {
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
-        send();
-        let look = Instant::now() + Duration::from_millis(100);
-        while Instant::now() < look {
-            if live.has(path) {
-                return true;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-    false
-}
 
 #[test]
 fn a_request_that_several_devices_show_is_reported_once() {
@@ -377,4 +200,173 @@ fn a_filter_of_ones_own_takes_the_place_of_the_usual_one() {
     net.send("client", "10.2.0.1:8080", "/not");
     net.send("client", "10.1.0.1:8080", "/yes");
     assert_eq!(live.stop(), ["/yes"]);
+}
+
+#[test]
+fn all_ports_are_captured_once_and_replays_not_at_all() {
+    let Some(net) = Net::new() else { return };
+    net.cable("cab1", 1);
+    for port in [PORT, 9090] {
+        net.serve(port);
+    }
+    net.serve_on("client", 7070);
+    let both = Answers::Kept { max_body: 1024 };
+    for answers in [Answers::Switches, both] {
+        for (specs, lo, outgoing) in [
+            (&[":*"][..], true, true),
+            (&["cab1:", "lo:*"], true, true),
+            (&["cab1:*"], false, true),
+            (&["10.1.0.1:*"], true, false),
+            (&["10.1.0.1:*", "cab1:7070"], true, true),
+        ] {
+            let live = net.capture(specs, |settings| settings.answers = answers);
+            net.send("client", "10.1.0.1:8080", "/1");
+            net.send("client", "10.1.0.1:9090", "/2");
+            net.send(
+                "client",
+                "10.1.0.1:9090",
+                "/replay HTTP/1.1\r\nReprise-Id: a/1\r\nA: b",
+            );
+            net.send("server", "10.1.0.1:9090", "/lo");
+            net.send("server", "10.1.0.2:7070", "/out");
+            let edge = live.edge.clone();
+            let mut expected = vec!["/1", "/2"];
+            expected.extend(lo.then_some("/lo"));
+            expected.extend(outgoing.then_some("/out"));
+            assert_eq!(live.stop(), expected, "{specs:?} {answers:?}");
+            assert_eq!(edge.get(EdgeEvent::Marked), 1, "{specs:?} {answers:?}");
+        }
+    }
+}
+
+/// A bridge keeps what is for others from the host, unless asked.
+#[test]
+fn packets_to_other_hosts_are_captured_where_that_is_asked_for() {
+    let Some(net) = Net::new() else { return };
+    net.ip("server", "link add br0 type bridge");
+    net.ip("server", "link set br0 up");
+    for port in ["one", "two"] {
+        net.ip(
+            "server",
+            &format!("link add {port} type veth peer name {port} netns CLIENT"),
+        );
+        net.ip("server", &format!("link set {port} master br0 up"));
+        net.ip("client", &format!("link set {port} up"));
+    }
+    let frame = |path, source: u8, to: u8| {
+        let mut frames = frames(b"\x08\x00", 40_000 + u16::from(source), 8080, path);
+        for frame in &mut frames {
+            frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, to]);
+            frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, source]);
+        }
+        frames
+    };
+    let send = |device: &str, frames: &[Vec<u8>]| net.transmit("client", device, frames);
+    // The bridge learns who is where.
+    let learn = || {
+        send("one", &frame("/learn", 1, 9));
+        send("two", &frame("/learn", 2, 9));
+    };
+    for (spec, promiscuous, expected) in [
+        ("br0:8080", false, &[][..]),
+        ("br0:8080", true, &["/other"]),
+        ("br?:8080", true, &["/other"]),
+    ] {
+        learn();
+        let live = net.capture(&[spec], |settings| settings.promiscuous = promiscuous);
+        send("one", &frame("/other", 1, 2));
+        assert_eq!(live.stop(), expected, "{spec} {promiscuous}");
+    }
+    // An interface that comes later is asked too.
+    let live = net.capture(&["late*:8080"], |settings| settings.promiscuous = true);
+    net.ip("server", "link add late0 type bridge");
+    net.ip("server", "link set late0 up");
+    let asked = || {
+        let text = net.said("server", "-d link show late0");
+        assert!(text.contains("promiscuity"), "{text}");
+        !text.contains("promiscuity 0 ")
+    };
+    let until = Instant::now() + PATIENCE;
+    while !asked() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(asked());
+    live.stop();
+    assert!(!asked());
+}
+
+/// Tags that the kernel takes off, those that it leaves, and those of packets that leave.
+#[test]
+fn of_some_vlans_only_their_packets_are_captured() {
+    let Some(net) = Net::new() else { return };
+    net.cable("cab1", 1);
+    let frames_of = |between: &[(&str, &[u8])], first_port| -> Vec<Vec<u8>> {
+        let of_one = |(n, (path, between)): (u16, &(&str, &[u8]))| frames(between, n, 8080, path);
+        (first_port..).zip(between).flat_map(of_one).collect()
+    };
+    let arriving: [(&str, &[u8]); 6] = [
+        ("/plain", b"\x08\x00"),
+        // Two bytes are the VLAN, which is the lower half, and a priority.
+        ("/5", b"\x81\x00\xa0\x05\x08\x00"),
+        ("/6", b"\x81\x00\x00\x06\x08\x00"),
+        ("/outer", b"\x88\xa8\x00\x05\x81\x00\x00\x07\x08\x00"),
+        ("/inner", b"\x88\xa8\x00\x07\x81\x00\x00\x05\x08\x00"),
+        (
+            "/innermost",
+            b"\x88\xa8\x00\x07\x81\x00\x00\x07\x81\x00\x00\x05\x08\x00",
+        ),
+    ];
+    let leaving: [(&str, &[u8]); 2] = [
+        ("/out", b"\x81\x00\x00\x05\x08\x00"),
+        ("/out6", b"\x81\x00\x00\x06\x08\x00"),
+    ];
+    let of_5 = ["/5", "/inner", "/innermost", "/out", "/outer"];
+    for (specs, vlans, expected) in [
+        (&["cab1:8080"][..], &[5][..], &of_5[..]),
+        (&["cab1:8080"], &[6, 9], &["/6", "/out6"]),
+        (&["cab1:8080", "lo:1"], &[5], &of_5),
+        (&[":8080"], &[5], &of_5),
+        (&["cab1:8080"], &[4], &[]),
+    ] {
+        let live = net.capture(specs, |settings| settings.vlans = vlans.to_vec());
+        net.transmit("client", "cab1", &frames_of(&arriving, 40_000));
+        net.transmit("server", "cab1", &frames_of(&leaving, 41_000));
+        let edge = live.edge.clone();
+        assert_eq!(live.stop(), expected, "{specs:?} {vlans:?}");
+        // All others stay in the kernel.
+        let packets = edge.get(EdgeEvent::Packets);
+        assert_eq!(packets, 2 * expected.len() as u64, "{specs:?} {vlans:?}");
+    }
+}
+
+/// The card adds tags, and takes them off.
+#[test]
+fn vlan_interfaces_are_seen_below() {
+    let Some(net) = Net::new() else { return };
+    net.cable("cab1", 1);
+    for (host, number) in [("server", 1), ("client", 2)] {
+        for vlan in [5, 6] {
+            let name = format!("cab1.{vlan}");
+            let add = format!("link add link cab1 name {name} type vlan id {vlan}");
+            if !net.try_ip(host, &add) {
+                println!("skipped: this kernel has no VLAN interfaces");
+                return;
+            }
+            net.ip(
+                host,
+                &format!("addr add 10.{vlan}.0.{number}/24 dev {name}"),
+            );
+            net.ip(host, &format!("link set {name} up"));
+        }
+    }
+    net.serve(PORT);
+    net.serve_on("client", PORT);
+    for specs in [&["cab1:8080"][..], &[":8080"]] {
+        let live = net.capture(specs, |settings| settings.vlans = vec![5]);
+        for (path, address) in [("/1", "10.1.0.1"), ("/5", "10.5.0.1"), ("/6", "10.6.0.1")] {
+            net.send("client", &format!("{address}:8080"), path);
+        }
+        net.send("server", "10.5.0.2:8080", "/out");
+        assert_eq!(live.stop(), ["/5", "/out"], "{specs:?}");
+    }
 }

@@ -34,12 +34,17 @@ struct Live {
 
 impl Live {
     fn start(specs: &[String]) -> Option<Live> {
-        let settings = Settings {
+        Live::start_with(specs, |_| {})
+    }
+
+    fn start_with(specs: &[String], change: impl FnOnce(&mut Settings)) -> Option<Live> {
+        let mut settings = Settings {
             specs: specs.iter().map(|s| s.parse().unwrap()).collect(),
             // All bodies of a test at once: a build for tests is slow, and so may be the machine.
             ring: 64 << 20,
             ..Settings::default()
         };
+        change(&mut settings);
         let opened = match capture::open(settings) {
             Ok(opened) => opened,
             Err(error @ CaptureError::NoRights { .. }) => {
@@ -165,4 +170,45 @@ fn what_is_wrong_is_said_before_anything_starts() {
     let unknown = open(&["nosuch0:80"]);
     assert!(unknown.starts_with("no network interface is named \"nosuch0\"; there are"));
     assert!(unknown.contains("lo") && !unknown.contains('\n'));
+}
+
+#[test]
+fn requests_get_their_clients_address() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let server = server(address);
+        let live = Live::start_with(&[format!("lo:{}", server.port())], |settings| {
+            settings.real_ip_header = Some("X-Real-IP".to_owned());
+        });
+        let Some(live) = live else { return };
+        let mut stream = TcpStream::connect(server).unwrap();
+        stream
+            .write_all(
+                b"POST / HTTP/1.1\r\nx-real-ip: 1.2.3.4\r\nContent-Length: 2\r\nX-Real-Ip: 5\r\n\r\nok\
+                GET /next HTTP/1.1\r\n\r\n",
+            )
+            .unwrap();
+        live.wait_for(2);
+        live.captures.stop();
+        let found = live.found.lock().unwrap();
+        let client = stream.local_addr().unwrap().ip();
+        let heads: Vec<String> = found
+            .iter()
+            .map(|request| String::from_utf8(request.head.raw().to_vec()).unwrap())
+            .collect();
+        let expected = [
+            format!("POST / HTTP/1.1\r\nx-real-ip: {client}\r\nContent-Length: 2\r\n\r\n"),
+            format!("GET /next HTTP/1.1\r\nX-Real-IP: {client}\r\n\r\n"),
+        ];
+        assert_eq!(heads, expected);
+        assert!(found[0].body == b"ok"[..]);
+    }
+    let settings = Settings {
+        real_ip_header: Some("Content-Length".to_owned()),
+        ..Settings::default()
+    };
+    let error = capture::open(settings).err().unwrap().to_string();
+    assert!(
+        error.starts_with("real_ip_header: \"Content-Length\""),
+        "{error}"
+    );
 }

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use reprise_listener::edge::Edge;
-use reprise_listener::packet::{Decoder, Frame, LinkType};
+use reprise_listener::edge::{Edge, EdgeEvent};
+use reprise_listener::packet::{DecodeSettings, Decoder, Frame, LinkType};
 use reprise_listener::reassembly::{Answers, Ports, Reassembler, Settings};
 use reprise_traffic::exchange::Captured;
 use serde_json::Value;
@@ -37,6 +37,7 @@ fn requests(
     path: &Path,
     ports: Option<&BTreeSet<u16>>,
     answers: Answers,
+    decoding: DecodeSettings,
 ) -> (Vec<Captured>, Arc<Edge>) {
     let edge = Arc::new(Edge::default());
     let mut found = Vec::new();
@@ -49,7 +50,7 @@ fn requests(
         ..Settings::default()
     };
     let mut reassembler = Reassembler::new(settings, edge.clone());
-    let mut decoder = Decoder::default();
+    let mut decoder = Decoder::new(decoding);
     let mut capture = pcap::Capture::from_file_with_precision(path, pcap::Precision::Nano).unwrap();
     let link = LinkType::from_number(capture.get_datalink().0);
     while let Ok(packet) = capture.next_packet() {
@@ -62,8 +63,9 @@ fn requests(
             wire_len: header.len as usize,
             data: packet.data,
         };
-        if let Ok(segment) = decoder.decode(&frame) {
-            reassembler.push(&segment, at, &mut sink);
+        match decoder.decode(&frame) {
+            Ok(segment) => reassembler.push(&segment, at, &mut sink),
+            Err(reason) => edge.count(reason.into(), 1),
         }
     }
     reassembler.finish(&mut sink);
@@ -148,7 +150,8 @@ fn check(any_port: bool, answers: Answers) {
         let name = file["file"].as_str().unwrap();
         let ports = serde_json::from_value(file["ports"].clone()).unwrap();
         let ports = (!any_port).then_some(&ports);
-        let (reported, edge) = requests(&folder.join(name), ports, answers);
+        let decoding = DecodeSettings::default();
+        let (reported, edge) = requests(&folder.join(name), ports, answers, decoding);
         let listed: Vec<&Value> = expected.iter().filter(|row| row["file"] == name).collect();
         let (extra, missed) = compare(&reported, &listed);
         unlisted.extend(extra.into_iter().map(|row| format!("{name}: {row}")));
@@ -179,4 +182,55 @@ fn on_any_port_and_in_both_directions_the_same_is_found() {
 fn answers_that_are_kept_change_no_request() {
     check(false, Answers::Kept { max_body: 1000 });
     check(true, Answers::Kept { max_body: 1000 });
+}
+
+/// Written by libpcap as tcpdump would.
+#[test]
+fn of_some_vlans_only_their_requests_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vlans.pcap");
+    let written = pcap::Capture::dead(pcap::Linktype::ETHERNET).unwrap();
+    let mut written = written.savefile(&path).unwrap();
+    for (n, (target, tags)) in (0..).zip([
+        ("/untagged", &b"\x08\x00"[..]),
+        ("/5", b"\x81\x00\x60\x05\x08\x00"),
+        ("/6", b"\x81\x00\x00\x06\x08\x00"),
+        ("/inner", b"\x88\xa8\x00\x07\x81\x00\x00\x05\x08\x00"),
+    ]) {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut data = [&[2; 12][..], tags].concat();
+        etherparse::PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(40_000 + n, 80, 7, 1000)
+            .ack(9)
+            .write(&mut data, request.as_bytes())
+            .unwrap();
+        let length = data.len() as u32;
+        let header = pcap::PacketHeader {
+            ts: libc::timeval {
+                tv_sec: 1_700_000_000 + i64::from(n),
+                tv_usec: 0,
+            },
+            caplen: length,
+            len: length,
+        };
+        written.write(&pcap::Packet::new(&header, &data));
+    }
+    drop(written);
+    for (vlans, expected) in [
+        (&[][..], &["/untagged", "/5", "/6", "/inner"][..]),
+        (&[5], &["/5", "/inner"]),
+        (&[6, 8], &["/6"]),
+        (&[4], &[]),
+    ] {
+        let decoding = DecodeSettings {
+            vlans: vlans.to_vec(),
+            ..DecodeSettings::default()
+        };
+        let (found, edge) = requests(&path, None, Answers::Watched, decoding);
+        let targets: Vec<&[u8]> = found.iter().map(|request| request.head.target()).collect();
+        let expected: Vec<&[u8]> = expected.iter().map(|target| target.as_bytes()).collect();
+        assert_eq!(targets, expected, "{vlans:?}");
+        let others = edge.get(EdgeEvent::OtherNetwork) as usize;
+        assert_eq!(others, 4 - expected.len(), "{vlans:?}");
+    }
 }

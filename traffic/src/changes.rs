@@ -291,6 +291,33 @@ impl Changes {
     }
 }
 
+/// A head with a header of that value in the place of all of that name, or at its end.
+///
+/// # Errors
+/// As [`Changes::apply`].
+pub fn set_header(captured: &Head, name: &str, value: &[u8]) -> Result<Head, ChangeError> {
+    let (name, value) = (name.to_owned(), value.to_vec());
+    let changes = Changes {
+        set: vec![SetHeader { name, value }],
+        ..Changes::default()
+    };
+    changes.apply(captured).map(Cow::into_owned)
+}
+
+/// Whether requests may get a header of that name by [`set_header`]; the key is for the message.
+///
+/// # Errors
+/// One line: what is wrong with the name.
+pub fn check_settable(key: &str, name: &str) -> Result<(), String> {
+    check_name(key, name)?;
+    match name.eq_ignore_ascii_case("host") {
+        true => Err(format!(
+            "{key}: {name:?} says whom a request is for; it stays"
+        )),
+        false => Ok(()),
+    }
+}
+
 fn compile_header(
     change: &HeaderRewrite,
     document: &TargetDocument,

@@ -112,6 +112,11 @@ impl Device {
         Fanout::join(group, self.capture.as_fd())
     }
 
+    /// Has an interface take packets to other hosts too.
+    pub(super) fn ask_for_all(&self, interface: u32) -> io::Result<()> {
+        socket::ask_for_all(self.capture.as_fd(), interface)
+    }
+
     /// From now on its packets count.
     pub(super) fn begin(&mut self, now_ns: u64) {
         self.begin = Some(Begin {

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use super::pods::Addresses;
 use super::{CaptureSpec, Place, Tunnel};
 use crate::reassembly::Answers;
 
@@ -17,10 +18,16 @@ const OPTIONS: [u8; 3] = [0, 43, 60];
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 
+/// Of more pods all packets to the ports pass, and requests to others are passed over when they are whole: libpcap's time
+/// grows with the square of their number (0.13 s for 500, as long as the ring bridges), and the kernel takes no more.
+const MOST_HOSTS: usize = 500;
+
 /// What is wanted of the packets of an interface.
 pub(super) struct Wanted<'a> {
     /// Who says so.
     pub(super) specs: Vec<&'a CaptureSpec>,
+    /// Where pods are.
+    pub(super) pods: &'a Addresses,
     pub(super) tunnels: &'a [Tunnel],
     pub(super) answers: Answers,
 }
@@ -28,21 +35,37 @@ pub(super) struct Wanted<'a> {
 impl Wanted<'_> {
     /// The expression; `None` where no packet is wanted.
     pub(super) fn expression(&self) -> Option<String> {
-        if self.specs.is_empty() {
+        let hosts: Vec<_> = self.specs.iter().map(|spec| self.hosts(spec)).collect();
+        // Where there is no such pod, nothing is wanted, and not everything.
+        if hosts.iter().flatten().all(Vec::is_empty) && hosts.iter().all(Option::is_some) {
             return None;
         }
         let mut parts = vec![self.tunnelled()];
-        let everywhere = self.specs.iter().filter(|s| address(s).is_none());
-        let mut ports: Vec<u16> = everywhere.flat_map(|s| s.ports()).copied().collect();
-        ports.sort_unstable();
-        ports.dedup();
-        parts.push(self.segments(None, &ports));
-        for spec in &self.specs {
-            if let Some(host) = address(spec) {
-                parts.push(self.segments(Some(host), spec.ports()));
+        let specs = || self.specs.iter().zip(&hosts);
+        let anywhere = specs().filter(|(_, hosts)| hosts.is_none());
+        if let Some(ports) = ServerPorts::of(anywhere.map(|(spec, _)| *spec)) {
+            parts.push(self.segments(&[], &ports));
+        }
+        for (spec, hosts) in specs() {
+            if let (Some(hosts @ [_, ..]), Some(ports)) =
+                (hosts.as_deref(), ServerPorts::of([*spec]))
+            {
+                parts.push(self.segments(hosts, &ports));
             }
         }
         Some(any(parts))
+    }
+
+    /// The servers of a spec; `None` where it takes them wherever they are.
+    fn hosts(&self, spec: &CaptureSpec) -> Option<Vec<IpAddr>> {
+        match spec.place() {
+            Place::Address(address) => Some(vec![*address]),
+            Place::Pods(pods) => match self.pods.get(pods) {
+                Some(known) if known.len() > MOST_HOSTS => None,
+                known => Some(known.into_iter().flatten().copied().collect()),
+            },
+            Place::All | Place::Interface(_) | Place::Pattern(_) => None,
+        }
     }
 
     fn tunnelled(&self) -> String {
@@ -57,52 +80,101 @@ impl Wanted<'_> {
         any(parts)
     }
 
-    /// TCP segments that the ports' servers get, and those of their answers that are wanted.
-    fn segments(&self, host: Option<IpAddr>, ports: &[u16]) -> String {
-        if ports.is_empty() {
-            return String::new();
-        }
-        let both = matches!(self.answers, Answers::Watched | Answers::Kept { .. });
-        let to = side(host, "dst");
-        let from = side(host, "src");
-        let (v4, v6) = match host {
-            None => (true, true),
-            Some(host) => (host.is_ipv4(), host.is_ipv6()),
+    /// TCP segments that the ports' servers get, and those of their answers that are wanted; on any host, or on these.
+    fn segments(&self, hosts: &[IpAddr], ports: &ServerPorts) -> String {
+        // With neither host nor port both directions look the same, and pass as one.
+        let same = hosts.is_empty() && *ports == ServerPorts::Any;
+        let both = !same && matches!(self.answers, Answers::Watched | Answers::Kept { .. });
+        let (v4, v6) = match hosts {
+            [] => (true, true),
+            hosts => (
+                hosts.iter().any(IpAddr::is_ipv4),
+                hosts.iter().any(IpAddr::is_ipv6),
+            ),
         };
+        let side = |side, v4| {
+            let of_kind = hosts.iter().filter(|host| host.is_ipv4() == v4);
+            let one_of = any(of_kind.map(|host| format!("{side} host {host}")).collect());
+            match one_of.is_empty() {
+                true => one_of,
+                false => format!("{one_of} and "),
+            }
+        };
+        let (to4, from4) = (side("dst", true), side("src", true));
+        let (to6, from6) = (side("dst", false), side("src", false));
         let mut parts = Vec::new();
         if v4 {
-            parts.push(format!("{to}{}", tcp4("dst", ports)));
-            parts.push(format!("{to}{}", fragments4(6)));
+            let of = |side| any(vec![tcp4(&ports.v4(side)), fragments4(6)]);
+            parts.push(format!("{to4}{}", of("dst")));
             if both {
-                parts.push(format!("{from}{}", tcp4("src", ports)));
-                parts.push(format!("{from}{}", fragments4(6)));
+                parts.push(format!("{from4}{}", of("src")));
             }
         }
         if v6 {
-            parts.push(format!("{to}{}", tcp6(42, ports)));
-            parts.push(format!("{to}{}", extended(50, ports)));
+            let of = |at: u8| {
+                let [first, behind] = [at.to_string(), behind_option(at - 32)];
+                any(vec![tcp6(&ports.v6(&first)), extended(&ports.v6(&behind))])
+            };
+            parts.push(format!("{to6}{}", of(42)));
             if both {
-                parts.push(format!("{from}{}", tcp6(40, ports)));
-                parts.push(format!("{from}{}", extended(48, ports)));
+                parts.push(format!("{from6}{}", of(40)));
             }
         }
-        if !both {
-            parts.extend(v4.then(|| format!("{from}{}", switching4(ports))));
-            parts.extend(v6.then(|| format!("{from}{}", switching6(ports))));
+        if !both && !same {
+            parts.extend(v4.then(|| format!("{from4}{}", switching4(&ports.v4("src")))));
+            parts.extend(v6.then(|| format!("{from6}{}", switching6(&ports.v6("40")))));
         }
         any(parts)
     }
 }
 
-fn address(spec: &CaptureSpec) -> Option<IpAddr> {
-    match spec.place() {
-        Place::Address(address) => Some(*address),
-        Place::All | Place::Interface(_) | Place::Pattern(_) => None,
+/// Where servers listen, as far as a filter has to tell them apart.
+#[derive(Debug, PartialEq, Eq)]
+enum ServerPorts {
+    Any,
+    Only(Vec<u16>),
+}
+
+impl ServerPorts {
+    /// Of all specs together; `None` where there is no spec.
+    fn of<'a>(specs: impl IntoIterator<Item = &'a CaptureSpec>) -> Option<ServerPorts> {
+        let mut all = None;
+        for spec in specs {
+            let ports: &mut Vec<u16> = all.get_or_insert_default();
+            match spec.ports() {
+                [] => return Some(ServerPorts::Any),
+                more => ports.extend(more),
+            }
+        }
+        let mut ports = all?;
+        ports.sort_unstable();
+        ports.dedup();
+        Some(ServerPorts::Only(ports))
+    }
+
+    fn v4(&self, side: &str) -> String {
+        match self {
+            ServerPorts::Any => "tcp".to_owned(),
+            ServerPorts::Only(ports) => {
+                one_of(&format!("tcp {side} port"), ports).replace(" = ", " ")
+            }
+        }
+    }
+
+    /// With the port's place in the packet.
+    fn v6(&self, at: &str) -> String {
+        match self {
+            // Says nothing more than what it stands behind, and is no jump in the program.
+            ServerPorts::Any => "ip6".to_owned(),
+            ServerPorts::Only(ports) => one_of(&format!("ip6[{at}:2]"), ports),
+        }
     }
 }
 
-fn side(host: Option<IpAddr>, side: &str) -> String {
-    host.map_or(String::new(), |host| format!("{side} host {host} and "))
+/// The place of a port: `by` bytes behind the fixed header, where the extension header there has 8 bytes, and as many
+/// more as it has itself.
+fn behind_option(by: u8) -> String {
+    format!("{} + (ip6[41] << 3)", 40 + by)
 }
 
 fn any(parts: Vec<String>) -> String {
@@ -122,26 +194,23 @@ fn one_of(field: &str, values: impl IntoIterator<Item = impl ToString>) -> Strin
 
 /// Segments with payload, SYN, FIN or RST: an acknowledgement alone tells nothing. A length of 0 is that of a packet
 /// that the network card cuts, or of one over 64 KiB; they have a payload.
-fn tcp4(side: &str, ports: &[u16]) -> String {
-    let ports = one_of(&format!("tcp {side} port"), ports).replace(" = ", " ");
+fn tcp4(ports: &str) -> String {
     format!(
         "(ip and {ports} and (tcp[13] & 7 != 0 or ip[2:2] = 0 or \
          ip[2:2] != ((ip[0] & 15) << 2) + ((tcp[12] & 240) >> 2)))"
     )
 }
 
-fn tcp6(at: u8, ports: &[u16]) -> String {
-    let ports = one_of(&format!("ip6[{at}:2]"), ports);
+fn tcp6(ports: &str) -> String {
     format!(
         "(ip6 and ip6[6] = 6 and {ports} and (ip6[53] & 7 != 0 or ip6[4:2] = 0 or \
          ip6[4:2] != (ip6[52] & 240) >> 2))"
     )
 }
 
-/// Segments behind one extension header; `at` is the port's place behind a header of 8 bytes. Behind two, or behind
-/// those that count otherwise, the ports are out of reach, and all passes: the reassembly looks again.
-fn extended(at: u8, ports: &[u16]) -> String {
-    let ports = one_of(&format!("ip6[{at} + (ip6[41] << 3):2]"), ports);
+/// Segments behind one extension header. Behind two, or behind those that count otherwise, the ports are out of reach,
+/// and all passes: the reassembly looks again.
+fn extended(ports: &str) -> String {
     let more = one_of(
         "ip6[40]",
         [&OPTIONS[..], &[FRAGMENT, AUTHENTICATION]].concat(),
@@ -168,14 +237,12 @@ fn fragments6(protocol: u8) -> String {
 }
 
 /// Answers that begin with `HTTP/1.1 101` or `HTTP/1.0 101`: the connection is no longer HTTP.
-fn switching4(ports: &[u16]) -> String {
-    let ports = one_of("tcp src port", ports).replace(" = ", " ");
+fn switching4(ports: &str) -> String {
     let payload = "((tcp[12] & 240) >> 2)";
     format!("(ip and {ports} and {})", switching("tcp", payload))
 }
 
-fn switching6(ports: &[u16]) -> String {
-    let ports = one_of("ip6[40:2]", ports);
+fn switching6(ports: &str) -> String {
     let payload = "(40 + ((ip6[52] & 240) >> 2))";
     format!(
         "(ip6 and ip6[6] = 6 and {ports} and {})",

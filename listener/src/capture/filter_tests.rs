@@ -3,6 +3,7 @@
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
+use super::super::program::{Body, Program};
 use super::*;
 
 const UNSEEN: Answers = Answers::Unseen;
@@ -14,6 +15,7 @@ fn passes(specs: &[&str], tunnels: &[&str], answers: Answers, packet: &[u8]) -> 
     let tunnels: Vec<Tunnel> = tunnels.iter().map(|t| t.parse().unwrap()).collect();
     let wanted = Wanted {
         specs: specs.iter().collect(),
+        pods: &Addresses::new(),
         tunnels: &tunnels,
         answers,
     };
@@ -122,6 +124,35 @@ proptest! {
 }
 
 #[test]
+fn any_port_is_a_servers_where_none_is_named() {
+    for v6 in [false, true] {
+        let packet = |packet: Packet| Packet { v6, ..packet }.bytes();
+        let (asks, bare) = (packet(Packet::to(9)), packet(Packet::from(9, b"")));
+        let answer = packet(Packet::from(9, b"HTTP/1.1 200 OK\r\n\r\n"));
+        let switch = packet(Packet::from(9, b"HTTP/1.1 101 S\r\n\r\n"));
+        // Packets are all of the same direction: from the first host to the second.
+        let [first, second] = match v6 {
+            true => ["[fd00::1]:", "[fd00::2]:"],
+            false => ["10.0.0.1:", "10.0.0.2:"],
+        };
+        for answers in [UNSEEN, KEPT] {
+            for spec in ["lo:*", ":", second] {
+                assert!(passes(&[spec, "lo:80"], &[], answers, &asks), "{spec}");
+                assert!(passes(&[spec], &[], answers, &answer), "{spec}");
+                assert!(!passes(&[spec], &[], answers, &bare), "{spec}");
+            }
+            assert!(passes(&[first], &[], answers, &switch));
+        }
+        assert!(!passes(&[first], &[], UNSEEN, &asks));
+        assert!(passes(&[first], &[], KEPT, &asks));
+    }
+    let behind_options = extended(&[(60, 2)], 9);
+    assert!(passes(&[":*"], &[], UNSEEN, &behind_options));
+    assert!(passes(&["[fd00::2]:*"], &[], UNSEEN, &behind_options));
+    assert!(!passes(&["[fd00::3]:*"], &[], KEPT, &behind_options));
+}
+
+#[test]
 fn packets_without_a_length_pass() {
     for v6 in [false, true] {
         let packet = Packet {
@@ -219,12 +250,44 @@ fn tunnels_pass_where_they_are_asked_for() {
     }
 }
 
-#[test]
-fn nothing_is_wanted_of_an_interface_without_specs() {
+fn wanted_of(specs: &[&str], pods: &Addresses) -> Option<String> {
+    let specs: Vec<CaptureSpec> = specs.iter().map(|s| s.parse().unwrap()).collect();
     let wanted = Wanted {
-        specs: Vec::new(),
-        tunnels: &[],
-        answers: UNSEEN,
+        specs: specs.iter().collect(),
+        pods,
+        tunnels: &["vxlan".parse().unwrap()],
+        answers: KEPT,
     };
-    assert_eq!(wanted.expression(), None);
+    wanted.expression()
+}
+
+#[test]
+fn nothing_is_wanted_of_an_interface_without_specs_or_of_no_pods() {
+    let pods = "deployment/web".parse().unwrap();
+    let none = [(pods, [].into())].into();
+    for known in [Addresses::new(), none] {
+        assert_eq!(wanted_of(&[], &known), None);
+        assert_eq!(wanted_of(&["k8s://deployment/web:80"], &known), None);
+        assert_eq!(wanted_of(&["k8s://deployment/web:*"], &known), None);
+        let both = wanted_of(&["k8s://deployment/web:*", "lo:80"], &known);
+        assert_eq!(both, wanted_of(&["lo:80"], &known));
+    }
+}
+
+#[test]
+fn pods_of_a_full_node_fit_into_the_kernels_program() {
+    let pods = "deployment/web".parse().unwrap();
+    let v4 = (0..250).map(|n| IpAddr::from([10, 0, 7, n]));
+    let v6 = (0..250).map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 7, n]));
+    let mut known: Addresses = [(pods, v4.chain(v6).collect())].into();
+    let specs = ["k8s://deployment/web:80,8080"];
+    let expression = wanted_of(&specs, &known).unwrap();
+    let body = Body::compile(&expression).unwrap();
+    Program::new(&[], &body, &[]).unwrap();
+    // Of more than that, hosts are told apart later.
+    for addresses in known.values_mut() {
+        addresses.insert(IpAddr::from([10, 0, 8, 1]));
+    }
+    let ports = wanted_of(&["lo:80,8080"], &known);
+    assert_eq!(wanted_of(&specs, &known), ports);
 }

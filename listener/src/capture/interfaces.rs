@@ -40,7 +40,7 @@ impl Selection {
     pub(super) fn only(&self) -> Option<&str> {
         let mut names = self.specs.iter().map(|spec| match spec.place() {
             Place::Interface(name) => Some(name.as_str()),
-            Place::All | Place::Address(_) | Place::Pattern(_) => None,
+            Place::All | Place::Address(_) | Place::Pattern(_) | Place::Pods(_) => None,
         });
         let first = names.next()??;
         names.all(|name| name == Some(first)).then_some(first)
@@ -63,6 +63,16 @@ impl Selection {
         let numbered = self.specs.iter().enumerate();
         let covering = numbered.filter(|(_, spec)| covers(spec));
         covering.map(|(n, _)| n).collect()
+    }
+
+    /// Those that are named or matched, and not only covered by what is everywhere.
+    pub(super) fn meant<'a>(&'a self, present: &'a Present) -> impl Iterator<Item = Index> + 'a {
+        let meant = |name: &str| {
+            let on = self.on(name);
+            on.iter().any(|n| !self.specs[*n].is_everywhere())
+        };
+        let meant = present.iter().filter(move |(_, name)| meant(name));
+        meant.map(|(index, _)| *index)
     }
 
     /// Interfaces with the same specs together, but for those that have only what is everywhere.
@@ -173,6 +183,7 @@ mod tests {
             ]
         );
         assert_eq!(chosen.everywhere(), Vec::<usize>::new());
+        assert_eq!(chosen.meant(&present).collect::<Vec<_>>(), [2, 3, 4]);
     }
 
     #[test]
@@ -182,6 +193,7 @@ mod tests {
         let groups = chosen.groups(&present);
         assert_eq!(groups, [(vec![], vec![3]), (vec![0, 1, 2], vec![2])]);
         assert_eq!(chosen.everywhere(), [0, 2]);
+        assert_eq!(chosen.meant(&present).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

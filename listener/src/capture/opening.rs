@@ -1,6 +1,6 @@
 //! Opens packet sockets for a scope, and says in one line why that fails.
 //!
-//! What enters: the scope, the interfaces there are. What leaves: devices, or an error for people.
+//! What enters: the scope, the interfaces and pods there are. What leaves: devices, or an error for people.
 //! What may be lost: nothing.
 
 use rustix::io::Errno;
@@ -8,10 +8,16 @@ use rustix::io::Errno;
 use super::CaptureError;
 use super::device::{Device, OpenError};
 use super::interfaces::Present;
+use super::pods::Addresses;
 use super::scope::Scope;
 
 /// Opens one device with its share of the ring.
-pub(super) fn open(scope: &Scope, present: &Present, ring: usize) -> Result<Device, CaptureError> {
+pub(super) fn open(
+    scope: &Scope,
+    present: &Present,
+    pods: &Addresses,
+    ring: usize,
+) -> Result<Device, CaptureError> {
     let interface = match scope.selection.only() {
         None => None,
         Some(name) => {
@@ -20,8 +26,14 @@ pub(super) fn open(scope: &Scope, present: &Present, ring: usize) -> Result<Devi
             there.map(|(index, _)| *index)
         }
     };
-    let program = scope.program(present)?;
-    Device::open(ring, interface, &program).map_err(|error| explain(scope.name(), error))
+    let program = scope.program(present, pods)?;
+    let explained = |error| explain(scope.name(), error);
+    let device = Device::open(ring, interface, &program).map_err(explained)?;
+    for interface in scope.promiscuous(present) {
+        let asked = device.ask_for_all(interface);
+        asked.map_err(|error| explained(OpenError::System("set promiscuous mode", error)))?;
+    }
+    Ok(device)
 }
 
 /// libpcap's codes are lost in the `pcap` crate; its texts are all that is left.

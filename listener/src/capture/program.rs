@@ -23,6 +23,7 @@ const RAW: Linktype = Linktype(12);
 const LOAD_WORD: u16 = 0x20;
 const LOAD_HALF: u16 = 0x28;
 const LOAD_BYTE: u16 = 0x30;
+const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_SET: u16 = 0x45;
@@ -35,6 +36,13 @@ const IN_PACKET: [u16; 3] = [0x20, 0x40, 0xa0];
 const PROTOCOL: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PROTOCOL) as u32;
 const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
 const INTERFACE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX) as u32;
+/// The tag that the kernel took off, and whether it did.
+const TAG: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG) as u32;
+const TAG_PRESENT: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG_PRESENT) as u32;
+/// Behind two MAC addresses and the tag's own number; counted from the link layer's header.
+const TAG_IN_ETHERNET: u32 = (libc::SKF_LL_OFF + 14) as u32;
+/// IEEE 802.1Q: the lower bits of a tag are the VLAN's number.
+const VLAN: u32 = 0x0fff;
 
 /// `PACKET_OUTGOING` of linux/if_packet.h.
 const OUTGOING: u32 = 4;
@@ -144,18 +152,23 @@ fn parse(text: &str) -> Option<Instruction> {
 pub(super) struct Program(Vec<Instruction>);
 
 impl Program {
-    /// Takes of the interfaces named what their body takes, and of all others what `rest` does. Each packet of the
-    /// loopback device is seen when it leaves and when it arrives; only the latter is taken.
+    /// Takes of the interfaces named what their body takes, and of all others what `rest` does; with `vlans` only where
+    /// a tag is of one of them. Each packet of the loopback device is seen when it leaves and when it arrives; only the
+    /// latter is taken.
     ///
     /// # Errors
     /// If it is too long for the kernel.
-    pub(super) fn new(groups: &[(Vec<u32>, Body)], rest: &Body) -> Result<Program, CaptureError> {
-        let program = Program::assemble(groups, rest, Body::moved);
+    pub(super) fn new(
+        groups: &[(Vec<u32>, Body)],
+        rest: &Body,
+        vlans: &[u16],
+    ) -> Result<Program, CaptureError> {
+        let program = Program::assemble(groups, rest, vlans, Body::moved);
         if program.0.len() <= LONGEST {
             return Ok(program);
         }
         // Rather all that is tagged twice than nothing.
-        let program = Program::assemble(groups, rest, |_, _| Body::everything());
+        let program = Program::assemble(groups, rest, vlans, |_, _| Body::everything());
         match program.0.len() <= LONGEST {
             true => Ok(program),
             false => Err(CaptureError::FilterTooLong {
@@ -167,18 +180,21 @@ impl Program {
     fn assemble(
         groups: &[(Vec<u32>, Body)],
         rest: &Body,
+        vlans: &[u16],
         moved: impl Fn(&Body, u32) -> Body,
     ) -> Program {
         let mut code = Assembly::default();
-        let (arrived, not_loopback) = (code.label(), code.label());
+        let taken = code.label();
         code.push(plain(LOAD_WORD, PACKET_TYPE));
-        code.unless(OUTGOING, arrived);
+        code.unless(OUTGOING, taken);
         code.push(plain(LOAD_WORD, INTERFACE));
-        code.unless(LOOPBACK, not_loopback);
+        code.unless(LOOPBACK, taken);
         code.push(plain(RETURN, 0));
-        code.here(arrived);
+        code.here(taken);
+        if !vlans.is_empty() {
+            tagged(&mut code, vlans);
+        }
         code.push(plain(LOAD_WORD, INTERFACE));
-        code.here(not_loopback);
         let mut bodies = Vec::new();
         for (interfaces, body) in groups {
             let label = code.label();
@@ -200,6 +216,44 @@ impl Program {
         let convert = |i: &Instruction| SockFilter::new(i.code, i.yes, i.no, i.k);
         self.0.iter().map(convert).collect()
     }
+}
+
+/// Lets pass what has a tag of one of these VLANs, be it the outer, which the kernel has most often taken off, or one of
+/// the two that may stand behind it.
+fn tagged(code: &mut Assembly, vlans: &[u16]) {
+    let (in_packet, inner, outgoing, yes) =
+        (code.label(), code.label(), code.label(), code.label());
+    let vlans: Vec<u32> = vlans.iter().map(|vlan| u32::from(*vlan)).collect();
+    let compare = |code: &mut Assembly, load: Instruction| {
+        code.push(load);
+        code.push(plain(AND, VLAN));
+        code.when_any(&vlans, yes);
+    };
+    code.push(plain(LOAD_WORD, TAG_PRESENT));
+    code.when(JUMP_EQUAL, 0, in_packet);
+    compare(code, plain(LOAD_WORD, TAG));
+
+    code.here(in_packet);
+    code.push(plain(LOAD_WORD, PROTOCOL));
+    let (first, no) = (code.label(), code.label());
+    code.when_any(&TAGS, first);
+    code.jump(no);
+    code.here(first);
+    code.push(plain(LOAD_WORD, PACKET_TYPE));
+    code.when(JUMP_EQUAL, OUTGOING, outgoing);
+    compare(code, plain(LOAD_HALF, 0));
+    code.push(plain(LOAD_HALF, 2));
+    code.when_any(&TAGS, inner);
+    code.jump(no);
+    code.here(inner);
+    compare(code, plain(LOAD_HALF, 4));
+    code.jump(no);
+    // Of a packet that leaves, only what is behind the tag is shown.
+    code.here(outgoing);
+    compare(code, plain(LOAD_HALF, TAG_IN_ETHERNET));
+    code.here(no);
+    code.push(plain(RETURN, 0));
+    code.here(yes);
 }
 
 /// Finds the IP header, at the beginning or behind one or two tags or labels, and lets the body decide there.

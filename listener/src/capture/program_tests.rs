@@ -80,13 +80,14 @@ fn the_kernel_takes_programs_for_many_interfaces() {
             ((2..interfaces + 2).collect(), body.clone()),
             (vec![7000], Body::nothing()),
         ];
+        let vlans: Vec<u16> = (0..interfaces.min(50) as u16).collect();
         for rest in [Body::nothing(), body.clone()] {
-            let program = Program::new(&groups, &rest).unwrap();
+            let program = Program::new(&groups, &rest, &vlans).unwrap();
             socket.attach_filter(&program.instructions()).unwrap();
         }
     }
     let too_many = [((0..5000).collect(), body)];
-    let error = Program::new(&too_many, &Body::nothing()).unwrap_err();
+    let error = Program::new(&too_many, &Body::nothing(), &[]).unwrap_err();
     assert!(
         error.to_string().contains("the kernel takes 4096"),
         "{error}"

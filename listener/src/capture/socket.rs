@@ -1,6 +1,6 @@
-//! What a packet socket can do and no crate offers: be bound to an interface, join others.
+//! What a packet socket can do and no crate offers: be bound to an interface, ask it for all packets, join others.
 //!
-//! What enters: a socket. What leaves: the socket, bound, or one of several that share the packets.
+//! What enters: a socket. What leaves: the socket, bound, shown more, or one of several that share the packets.
 //! What may be lost: nothing; the system's refusal is an error.
 #![expect(
     unsafe_code,
@@ -31,6 +31,30 @@ pub(super) fn bind(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
             socket.as_raw_fd(),
             (&raw const address).cast(),
             size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    done_or_error(done)
+}
+
+/// Has an interface take packets to other hosts too, as long as the socket is open and the interface there.
+///
+/// # Errors
+/// The system's words.
+pub(super) fn ask_for_all(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
+    let request = libc::packet_mreq {
+        mr_ifindex: i32::try_from(interface).map_err(io::Error::other)?,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    // SAFETY: the option takes this structure, which lives through the call, and its size is told.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const request).cast(),
+            size_of::<libc::packet_mreq>() as libc::socklen_t,
         )
     };
     done_or_error(done)

@@ -1,5 +1,5 @@
 //! What to capture, as written on a command line: `lo:8080`, `eth0:80,8080`, `veth*:80`, `:80`, `10.0.0.1:80`,
-//! `[::1]:80`.
+//! `[::1]:80`, `eth0:*`, `k8s://deployment/web:80`.
 //!
 //! What enters: text. What leaves: a place and ports. What may be lost: nothing.
 
@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::NamePattern;
+use super::{NamePattern, Pods};
 
 /// Where packets are looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,21 +22,26 @@ pub enum Place {
     Pattern(NamePattern),
     /// Packets to an address, on all interfaces: what a host sends to itself passes `lo`, whatever the address.
     Address(IpAddr),
+    /// Packets to pods of this node, on all interfaces: each pod has one of its own there.
+    Pods(Pods),
 }
+
+/// Ahead of pods.
+const CLUSTER: &str = "k8s://";
 
 /// What one capture takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CaptureSpec {
     place: Place,
-    /// In ascending order, without repetitions.
+    /// In ascending order, without repetitions; all where it is empty.
     ports: Vec<u16>,
 }
 
 /// Why a text is no [`CaptureSpec`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], PATTERN:PORT as in eth*:80, ADDRESS:PORT or :PORT"
+    "cannot read capture {text:?}: {problem}; write INTERFACE:PORT[,PORT…], PATTERN:PORT as in eth*:80, ADDRESS:PORT, :PORT or k8s://[NAMESPACE/]KIND/NAME:PORT; * as port takes all"
 )]
 pub struct SpecError {
     text: String,
@@ -49,7 +54,7 @@ impl CaptureSpec {
         &self.place
     }
 
-    /// The servers' ports, in ascending order.
+    /// The servers' ports, in ascending order; any port where there are none.
     pub fn ports(&self) -> &[u16] {
         &self.ports
     }
@@ -57,7 +62,7 @@ impl CaptureSpec {
     /// Whether it takes packets of an interface.
     pub(super) fn covers(&self, interface: &str) -> bool {
         match &self.place {
-            Place::All | Place::Address(_) => true,
+            Place::All | Place::Address(_) | Place::Pods(_) => true,
             Place::Interface(name) => name == interface,
             Place::Pattern(pattern) => pattern.matches(interface),
         }
@@ -65,7 +70,15 @@ impl CaptureSpec {
 
     /// Whether it takes packets of whatever interface comes.
     pub(super) fn is_everywhere(&self) -> bool {
-        matches!(self.place, Place::All | Place::Address(_))
+        matches!(self.place, Place::All | Place::Address(_) | Place::Pods(_))
+    }
+
+    /// The pods whose packets it takes, where it is made of pods.
+    pub(super) fn pods(&self) -> Option<&Pods> {
+        match &self.place {
+            Place::Pods(pods) => Some(pods),
+            Place::All | Place::Interface(_) | Place::Pattern(_) | Place::Address(_) => None,
+        }
     }
 }
 
@@ -91,19 +104,31 @@ impl FromStr for CaptureSpec {
             text: text.to_owned(),
             problem,
         };
-        let (place, ports) = text.rsplit_once(':').ok_or(wrong("the port is missing"))?;
-        let mut ports = ports
-            .split(',')
-            .map(|port| match port.parse() {
-                Ok(0) | Err(_) => Err(wrong("a port is a number from 1 to 65535")),
-                Ok(port) => Ok(port),
-            })
-            .collect::<Result<Vec<u16>, _>>()?;
-        ports.sort_unstable();
-        ports.dedup();
-        let place = parse_place(place).map_err(wrong)?;
+        let pods = text.strip_prefix(CLUSTER);
+        let rest = pods.unwrap_or(text);
+        let (place, ports) = rest.rsplit_once(':').ok_or(wrong("the port is missing"))?;
+        let ports = parse_ports(ports).map_err(wrong)?;
+        let place = match pods {
+            Some(_) => place.parse().map(Place::Pods),
+            None => parse_place(place),
+        };
+        let place = place.map_err(wrong)?;
         Ok(CaptureSpec { place, ports })
     }
+}
+
+fn parse_ports(text: &str) -> Result<Vec<u16>, &'static str> {
+    if let "" | "*" = text {
+        return Ok(Vec::new());
+    }
+    let port = |text: &str| match text.parse() {
+        Ok(0) | Err(_) => Err("a port is a number from 1 to 65535"),
+        Ok(port) => Ok(port),
+    };
+    let mut ports = text.split(',').map(port).collect::<Result<Vec<u16>, _>>()?;
+    ports.sort_unstable();
+    ports.dedup();
+    Ok(ports)
 }
 
 fn parse_place(text: &str) -> Result<Place, &'static str> {
@@ -149,6 +174,10 @@ impl fmt::Display for CaptureSpec {
             Place::Pattern(pattern) => write!(f, "{pattern}")?,
             Place::Address(IpAddr::V4(address)) => write!(f, "{address}")?,
             Place::Address(IpAddr::V6(address)) => write!(f, "[{address}]")?,
+            Place::Pods(pods) => write!(f, "{CLUSTER}{pods}")?,
+        }
+        if self.ports.is_empty() {
+            return f.write_str(":*");
         }
         for (n, port) in self.ports.iter().enumerate() {
             write!(f, "{}{port}", if n == 0 { ':' } else { ',' })?;
@@ -179,6 +208,20 @@ mod tests {
             ("[::]:80", ":80"),
             ("10.0.0.1:80", "10.0.0.1:80"),
             ("[::1]:80", "[::1]:80"),
+            ("eth0:*", "eth0:*"),
+            ("eth0:", "eth0:*"),
+            (":", ":*"),
+            ("*:*", ":*"),
+            ("10.0.0.1:", "10.0.0.1:*"),
+            ("[::1]:*", "[::1]:*"),
+            ("k8s://deployment/web:80", "k8s://deployment/web:80"),
+            ("k8s://shop/pods/web-1:81,80", "k8s://shop/pod/web-1:80,81"),
+            (
+                "k8s://shop/labelSelector/app.kubernetes.io/name=web,tier in (a,b):",
+                "k8s://shop/labelSelector/app.kubernetes.io/name=web,tier in (a,b):*",
+            ),
+            ("k8s://fieldSelector/a=b:80", "k8s://fieldSelector/a=b:80"),
+            ("k8s://daemonset/d:80", "k8s://daemonset/d:80"),
         ] {
             assert_eq!(spec(text).to_string(), written);
             assert_eq!(spec(written), spec(text));
@@ -189,7 +232,7 @@ mod tests {
     fn what_is_wrong_is_said_in_one_line() {
         for (text, problem) in [
             ("lo", "the port is missing"),
-            ("lo:", "a port is a number"),
+            ("lo:80,*", "a port is a number"),
             ("lo:0", "a port is a number"),
             ("lo:80,", "a port is a number"),
             ("lo:http", "a port is a number"),
@@ -198,6 +241,14 @@ mod tests {
             ("[10.0.0.1]:80", "brackets"),
             ("a/b:80", "no interface has such a name"),
             ("a /*:80", "no interface has such a name"),
+            ("k8s://deployment/web", "the port is missing"),
+            ("k8s://web:80", "kind or name"),
+            ("k8s://deployment/:80", "kind or name"),
+            ("k8s://deployment/Web:80", "small letters"),
+            ("k8s://job/web:80", "named by pod"),
+            ("k8s://shop/job/web:80", "named by pod, deployment"),
+            ("k8s://Shop/pod/web:80", "namespace"),
+            ("k8s://pod/web:x", "a port is a number"),
         ] {
             let error = text.parse::<CaptureSpec>().unwrap_err().to_string();
             assert!(error.contains(problem) && error.contains(text), "{error}");
@@ -212,6 +263,7 @@ mod tests {
             ("eth*:80", [true, true, false]),
             (":80", [true, true, true]),
             ("10.0.0.1:80", [true, true, true]),
+            ("k8s://pod/web:80", [true, true, true]),
         ] {
             let covers = ["eth0", "eth1", "lo"].map(|name| spec(text).covers(name));
             assert_eq!(covers, covered, "{text}");

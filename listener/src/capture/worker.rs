@@ -15,6 +15,7 @@ use super::Sink;
 use super::device::{BATCH, Device, Fanout};
 use super::interfaces::{self, Present};
 use super::opening;
+use super::pods::Addresses;
 use super::precedence::Precedence;
 use super::scope::Scope;
 use crate::edge::{Edge, EdgeEvent};
@@ -26,6 +27,7 @@ const TICK: Duration = Duration::from_millis(100);
 const DROPS_EVERY: Duration = Duration::from_millis(250);
 /// How often the list of interfaces is read.
 const SCAN_EVERY: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_secs(5);
 const BACK_OFF: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
 
 /// After a stop the kernel's last block of packets arrives within this time.
@@ -34,6 +36,7 @@ const LAST_BLOCK: Duration = Duration::from_millis(25);
 const DRAIN: Duration = Duration::from_secs(2);
 
 static DROPPING: LogLimit = LogLimit::every(Duration::from_secs(10));
+static NOT_ASKED: LogLimit = LogLimit::every(Duration::from_secs(10));
 static UNFILTERED: LogLimit = LogLimit::every(Duration::from_secs(10));
 
 pub(super) struct Worker<S> {
@@ -48,6 +51,10 @@ pub(super) struct Worker<S> {
     /// The first of several threads speaks, and counts what concerns all.
     pub(super) first: bool,
     pub(super) present: Present,
+    /// Where the filter takes pods to be.
+    pub(super) pods: Arc<Addresses>,
+    /// Where the filter couldn't be renewed: when to try again. To compile one takes time.
+    pub(super) retry_at: Option<Instant>,
     pub(super) decoder: Decoder,
     /// What the interfaces had dropped at the last look.
     pub(super) interface_drops: BTreeMap<String, u64>,
@@ -152,7 +159,7 @@ impl<S: Sink> Worker<S> {
         Ok(read)
     }
 
-    /// Looks whether interfaces came or went.
+    /// Looks whether interfaces or pods came or went.
     fn scan(&mut self, device: &Device) {
         if self.scope.selection.only().is_some() {
             return;
@@ -160,21 +167,43 @@ impl<S: Sink> Worker<S> {
         let Ok(now) = interfaces::present() else {
             return;
         };
-        if now == self.present {
+        let pods = self.scope.pods.now();
+        let same = now == self.present && pods == self.pods;
+        if same || self.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let attached = self.scope.program(&now).map_err(anyhow::Error::new);
-        match attached.and_then(|program| device.attach(&program).map_err(anyhow::Error::new)) {
+        let program = self.scope.program(&now, &pods).map_err(anyhow::Error::new);
+        match program.and_then(|program| device.attach(&program).map_err(anyhow::Error::new)) {
             Ok(()) => {
                 if self.first {
                     self.scope.selection.report(&self.present, &now);
                 }
+                self.ask_for_all(device, &now);
                 self.present = now;
+                self.pods = pods;
+                self.retry_at = None;
             }
             Err(error) => {
+                self.retry_at = Some(Instant::now() + RETRY);
                 if let Some(suppressed) = UNFILTERED.allow() {
-                    tracing::warn!(%error, suppressed, "new interfaces are not captured");
+                    tracing::warn!(%error, suppressed, "new interfaces or pods are not captured");
                 }
+            }
+        }
+    }
+
+    /// Has interfaces that have come take packets to other hosts too, where that is wanted.
+    fn ask_for_all(&self, device: &Device, now: &Present) {
+        for interface in self.scope.promiscuous(now) {
+            if now.get(&interface) == self.present.get(&interface) {
+                continue;
+            }
+            // It may be gone again, which the next look will tell.
+            if let Err(error) = device.ask_for_all(interface)
+                && let Some(suppressed) = NOT_ASKED.allow()
+            {
+                let interface = &now[&interface];
+                tracing::warn!(interface, %error, suppressed, "set promiscuous mode");
             }
         }
     }
@@ -209,12 +238,14 @@ impl<S: Sink> Worker<S> {
 
     fn open(&mut self) -> anyhow::Result<Device> {
         let present = interfaces::present()?;
-        let mut device = opening::open(&self.scope, &present, self.ring)?;
+        let pods = self.scope.pods.now();
+        let mut device = opening::open(&self.scope, &present, &pods, self.ring)?;
         if let Some(fanout) = self.fanout {
             device.join(Some(fanout))?;
         }
         device.begin(now_ns());
         self.present = present;
+        self.pods = pods;
         Ok(device)
     }
 

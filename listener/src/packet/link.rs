@@ -3,7 +3,8 @@
 //! What enters: a captured packet, or what a tunnel carries, and what its first bytes are. What leaves: what begins
 //! with an IP header. What may be lost: packets of other protocols, and broken ones, each with its reason.
 //!
-//! Tags and labels are taken off and forgotten: they are no part of a connection's identity.
+//! Tags and labels are taken off and forgotten: they are no part of a connection's identity. Where only some VLANs are
+//! wanted, their tags are looked at on the way.
 
 use super::view::View;
 use super::{Unusable, ip};
@@ -87,11 +88,42 @@ pub(super) fn frame_to_ip(link: LinkType, view: View<'_>) -> Result<View<'_>, Un
     }
 }
 
+/// What begins with an IP header, behind a tag of one of these VLANs at least.
+#[inline(never)]
+pub(super) fn tagged_to_ip<'a>(
+    link: LinkType,
+    view: View<'a>,
+    vlans: &[u16],
+) -> Result<View<'a>, Unusable> {
+    let mut tagged = false;
+    let found = walk(Layer::Link(link), view, |vlan| {
+        tagged |= vlans.contains(&vlan)
+    })?;
+    match tagged {
+        true => Ok(found),
+        false => Err(Unusable::OtherNetwork),
+    }
+}
+
 /// What begins with an IP header.
-pub(super) fn to_ip(mut layer: Layer, mut view: View<'_>) -> Result<View<'_>, Unusable> {
+pub(super) fn to_ip(layer: Layer, view: View<'_>) -> Result<View<'_>, Unusable> {
+    walk(layer, view, |_| ())
+}
+
+/// Takes layers off down to the IP header; `passed` gets the VLAN of each tag.
+fn walk(
+    mut layer: Layer,
+    mut view: View<'_>,
+    mut passed: impl FnMut(u16),
+) -> Result<View<'_>, Unusable> {
     for _ in 0..MAX_LAYERS {
         (layer, view) = match layer {
             Layer::Ip | Layer::Typed(0x0800 | 0x86dd) => return Ok(view),
+            // IEEE 802.1Q, 802.1ad, and the older QinQ numbers.
+            Layer::Typed(0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300) => {
+                passed(view.u16_at(0)? & 0x0fff);
+                (Layer::Typed(view.u16_at(2)?), view.skip(4)?)
+            }
             Layer::Typed(kind) => typed(kind, view)?,
             Layer::Mpls => mpls(view)?,
             Layer::Ppp => ppp(view)?,
@@ -144,10 +176,6 @@ fn loopback(view: View<'_>) -> Next<'_> {
 fn typed(kind: u16, view: View<'_>) -> Next<'_> {
     Ok(match kind {
         ..0x600 => return llc(view.limit(usize::from(kind))),
-        // IEEE 802.1Q, 802.1ad, and the older QinQ numbers.
-        0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300 => {
-            (Layer::Typed(view.u16_at(2)?), view.skip(4)?)
-        }
         // Cisco's VN-Tag; high-availability rings (IEC 62439-3).
         0x8926 | 0x892f => (Layer::Typed(view.u16_at(4)?), view.skip(6)?),
         // IEEE 802.1BR.

@@ -189,8 +189,6 @@ pub(crate) struct Globals {
 pub(crate) struct RawSettings {
     /// Responses too.
     pub(crate) track_response: bool,
-    /// Of the captured connections.
-    pub(crate) protocol: Protocol,
     /// So long after its last byte an unfinished message is given up.
     #[serde(with = "config::duration")]
     pub(crate) expire: Duration,
@@ -212,16 +210,6 @@ pub(crate) struct RawSettings {
     pub(crate) tunnel: Option<Tunnel>,
     /// Networks of the tunnel.
     pub(crate) vnis: Vec<VniRule>,
-}
-
-/// What is on captured connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Protocol {
-    /// HTTP/1.
-    Http,
-    /// Anything that a client begins and a server answers.
-    Binary,
 }
 
 /// `--input-file-…`.
@@ -443,7 +431,6 @@ impl Default for Options {
             outputs: Vec::new(),
             raw: RawSettings {
                 track_response: false,
-                protocol: Protocol::Http,
                 expire: Duration::from_secs(2),
                 realip_header: None,
                 bpf_filter: None,

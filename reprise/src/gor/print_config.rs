@@ -110,9 +110,13 @@ fn listener(options: &Options) -> (String, Vec<String>) {
                             .iter()
                             .for_each(|port| flag("read-port", &port.to_string()));
                     }
-                    RawAddress::AllPorts(_) | RawAddress::Pods(_) => {
-                        rest.push("--input-raw of all ports or of pods".to_owned());
+                    RawAddress::AllPorts(places) if places.is_empty() => flag("capture", ":*"),
+                    RawAddress::AllPorts(places) => {
+                        places
+                            .iter()
+                            .for_each(|place| flag("capture", &format!("{place}:*")));
                     }
+                    RawAddress::Pods(pods) => flag("capture", &pods.to_string()),
                 }
                 if limited(limit) {
                     rest.push(

@@ -4,6 +4,8 @@
 //! What enters: text without its limit. What leaves: what is to be captured. What may be lost: nothing; nothing is
 //! looked up here.
 
+use std::fmt;
+
 use reprise_listener::capture::CaptureSpec;
 use serde::Serialize;
 
@@ -52,6 +54,28 @@ pub(crate) enum PodChoice {
     Labels(String),
     /// Those that a field selector takes.
     Fields(String),
+}
+
+impl fmt::Display for Pods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match &self.choice {
+            PodChoice::Pod(name) => ("pod", name),
+            PodChoice::Deployment(name) => ("deployment", name),
+            PodChoice::DaemonSet(name) => ("daemonset", name),
+            PodChoice::Labels(selector) => ("labelSelector", selector),
+            PodChoice::Fields(selector) => ("fieldSelector", selector),
+        };
+        f.write_str("k8s://")?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        write!(f, "{kind}/{name}:")?;
+        let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+        match ports.is_empty() {
+            true => f.write_str("*"),
+            false => f.write_str(&ports.join(",")),
+        }
+    }
 }
 
 const FORMS: &str = "write :PORT[,PORT…], IFACE:PORT, IP:PORT, [IPV6]:PORT, localhost:PORT or FILE.pcap[:PORT]; `:` alone takes all ports";

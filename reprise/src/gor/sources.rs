@@ -51,6 +51,9 @@ pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
         ..config.sources()
     };
     settings.capture.limits.incomplete = INCOMPLETE.max(raw.expire);
+    settings.capture.promiscuous = raw.promiscuous;
+    settings.capture.vlans = raw.vlans.clone();
+    settings.capture.real_ip_header = raw.realip_header.clone();
     settings.record_ports.tls = options
         .tcp_input
         .tls
@@ -95,8 +98,14 @@ fn add(
                     };
                     settings.readings.push(captured);
                 }
-                RawAddress::AllPorts(_) => bail!("--input-raw: all ports is not built yet"),
-                RawAddress::Pods(_) => bail!("--input-raw: k8s:// is not built yet"),
+                RawAddress::AllPorts(places) => {
+                    let all = [String::new()];
+                    let places = if places.is_empty() { &all } else { &places[..] };
+                    for place in places {
+                        settings.capture.specs.push(format!("{place}:*").parse()?);
+                    }
+                }
+                RawAddress::Pods(pods) => settings.capture.specs.push(pods.to_string().parse()?),
             }
         }
         Input::Tcp { address, limit } => {

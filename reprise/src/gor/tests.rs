@@ -11,7 +11,7 @@ use reprise_node::telemetry::LogFormat;
 
 use super::flags::{self, Fate, Flag, Kind};
 use super::limit::Limit;
-use super::options::{Input, Mechanism, Offset, Options, Output, Protocol};
+use super::options::{Input, Mechanism, Offset, Options, Output};
 use super::raw::RawAddress;
 use super::syntax;
 use super::{Asked, ask, assembly};
@@ -116,7 +116,7 @@ fn settings_are_read() {
     let all = with(
         "-split-output -recognize-tcp-sessions -copy-buffer-size 5mb -prettify-http \
          -middleware \"./rewrite 'a b' c\" -json -log debug -log-format json \
-         -input-raw-track-response -input-raw-protocol binary -input-raw-expire 5s \
+         -input-raw-track-response -input-raw-protocol http -input-raw-expire 5s \
          -input-raw-realip-header X-Real-IP -input-raw-bpf-filter 'tcp port 80' -input-raw-buffer-size 0x100kb \
          -input-raw-promisc -input-raw-stats -input-raw-ignore-interface docker* -input-raw-vlan-vid 7 \
          -input-raw-vlan-vid 8 -input-raw-engine vxlan -input-raw-vxlan-vni 5 -input-raw-vxlan-vni -6",
@@ -132,7 +132,6 @@ fn settings_are_read() {
     assert_eq!(globals.log_format, LogFormat::Json);
     let raw = &all.raw;
     assert!(raw.track_response && raw.promiscuous && raw.stats);
-    assert_eq!(raw.protocol, Protocol::Binary);
     assert_eq!(raw.expire, Duration::from_secs(5));
     assert_eq!(raw.realip_header.as_deref(), Some("X-Real-IP"));
     assert_eq!(raw.bpf_filter.as_deref(), Some("tcp port 80"));

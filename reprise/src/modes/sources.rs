@@ -20,7 +20,8 @@ use serde::Serialize;
 #[derive(Debug, Args, Serialize)]
 pub(super) struct SourceFlags {
     /// Capture requests to these ports: lo:8080, eth0:80,8080, veth*:80 (those that come later too), :80 (all
-    /// interfaces), 10.0.0.1:80; repeatable. Needs CAP_NET_RAW [default: none]
+    /// interfaces), 10.0.0.1:80, eth0:* (any port), k8s://NAMESPACE/deployment/NAME:80 (pods of this node; also pod,
+    /// daemonset, labelSelector, fieldSelector); repeatable. Needs CAP_NET_RAW [default: none]
     #[arg(long, value_name = "IFACE:PORTS")]
     capture: Vec<CaptureSpec>,
     /// Leave this interface out, whatever --capture says; a name, or a pattern as in docker*; repeatable [default: none]

@@ -267,3 +267,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_header_is_set_in_the_place_of_all_of_its_name() {
+    let set = |text, value| set_header(&head(text), "X-Real-IP", value);
+    for (text, expected) in [
+        (
+            "GET / HTTP/1.1\r\nx-real-ip:  1.2.3.4 \r\nA: b\r\nX-REAL-IP: 5\r\n\r\n",
+            "GET / HTTP/1.1\r\nx-real-ip:  10.0.0.1\r\nA: b\r\n\r\n",
+        ),
+        (
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.0\r\nX-Real-IP: 10.0.0.1\r\n\r\n",
+        ),
+    ] {
+        assert_eq!(set(text, b"10.0.0.1").unwrap().raw(), expected.as_bytes());
+    }
+    let long = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(MAX_HEAD - 30));
+    assert_eq!(set(&long, b"10.0.0.1").unwrap_err(), ChangeError::TooLong);
+    for name in ["X-Real-IP", "x-forwarded-for"] {
+        check_settable("real_ip_header", name).unwrap();
+    }
+    for name in ["", "X Y", "content-length", "Reprise-Id", "Host"] {
+        let error = check_settable("real_ip_header", name).unwrap_err();
+        assert!(error.starts_with("real_ip_header: "), "{error}");
+    }
+}

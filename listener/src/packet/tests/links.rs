@@ -295,3 +295,31 @@ fn unknown_link_types_are_not_guessed() {
         assert_eq!(LinkType::from_number(number), None);
     }
 }
+
+#[test]
+fn of_some_vlans_only_their_packets_are_decoded() {
+    let settings = DecodeSettings {
+        vlans: vec![5, 6],
+        ..DecodeSettings::default()
+    };
+    let mut decoder = Decoder::new(settings);
+    for (lead, wanted) in [
+        (&b"ddddddssssss\x08\0"[..], false),
+        (b"ddddddssssss\x81\0\xa0\x05\x08\0", true),
+        (b"ddddddssssss\x81\0\0\x06\x08\0", true),
+        (b"ddddddssssss\x81\0\0\x07\x08\0", false),
+        (b"ddddddssssss\x88\xa8\0\x05\x81\0\0\x07\x08\0", true),
+        (b"ddddddssssss\x88\xa8\0\x07\x81\0\0\x06\x08\0", true),
+    ] {
+        let packet = [lead, &ipv4(b"x")].concat();
+        let decoded = decoder.decode(&frame(ETHERNET, &packet)).map(|_| ());
+        let expected = wanted.then_some(()).ok_or(Unusable::OtherNetwork);
+        assert_eq!(decoded, expected, "{lead:?}");
+    }
+    // Tags are those of the host's network, not of a tunnel's.
+    let tagged = [b"ddddddssssss\x81\0\0\x05\x08\0", &ipv4(b"x")[..]].concat();
+    let vxlan = [&b"\x08\0\0\0\0\0\x01\0"[..], &tagged].concat();
+    let packet = ethernet(0x0800, &udp(1, 4789, &vxlan));
+    let decoded = decoder.decode(&frame(ETHERNET, &packet)).map(|_| ());
+    assert_eq!(decoded, Err(Unusable::OtherNetwork));
+}

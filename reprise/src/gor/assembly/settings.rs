@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Draft;
 use crate::gor::flags::Kind;
-use crate::gor::options::{Protocol, StreamOutput};
+use crate::gor::options::StreamOutput;
 use crate::gor::place::Elasticsearch;
 use crate::gor::rule::{self, ValueShare};
 use crate::gor::syntax::{Given, UsageError};
@@ -96,9 +96,10 @@ impl Draft {
             "input-raw-engine" => drop(given.word()?),
             "input-raw-track-response" => raw.track_response = given.switch()?,
             "input-raw-protocol" => {
-                raw.protocol = match given.word()? {
-                    "binary" => Protocol::Binary,
-                    _ => Protocol::Http,
+                if given.word()? == "binary" {
+                    return Err(given.wrong(
+                        "only HTTP is captured; what is not HTTP comes by --input-tcp, from a GoReplay that captures it",
+                    ));
                 }
             }
             "input-raw-expire" => raw.expire = given.time()?,

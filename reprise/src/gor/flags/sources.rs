@@ -26,7 +26,7 @@ pub(super) const RAW: &[Flag] = &[
         "input-raw-protocol",
         OneOf(&["http", "binary"]),
         "http",
-        "What is on the captured connections; binary is for --output-binary",
+        "What is on the captured connections; binary is refused: only HTTP is captured",
     ),
     on(
         "input-raw-expire",
