@@ -200,8 +200,6 @@ pub(crate) struct RawSettings {
     pub(crate) ring: Option<ByteSize>,
     /// Packets for other hosts too.
     pub(crate) promiscuous: bool,
-    /// Counters on stderr.
-    pub(crate) stats: bool,
     /// Interfaces that are left out.
     pub(crate) ignore: Vec<NamePattern>,
     /// VLANs, 0 to 4094; all where it is empty.
@@ -274,15 +272,8 @@ pub(crate) struct StreamOutput {
 /// `--output-binary-…`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct BinaryOutput {
-    /// Connections; None: as many as are needed.
+    /// Connections; None: as many as are usual.
     pub(crate) workers: Option<NonZeroU32>,
-    /// For an answer.
-    #[serde(with = "config::duration")]
-    pub(crate) timeout: Duration,
-    /// What is kept of an answer.
-    pub(crate) response_buffer: ByteSize,
-    /// Answers go to the other outputs and the middleware.
-    pub(crate) track_response: bool,
 }
 
 /// `--output-http-…`.
@@ -436,7 +427,6 @@ impl Default for Options {
                 bpf_filter: None,
                 ring: None,
                 promiscuous: false,
-                stats: false,
                 ignore: Vec::new(),
                 vlans: Vec::new(),
                 tunnel: None,
@@ -457,12 +447,7 @@ impl Default for Options {
             },
             tcp_output: stream.clone(),
             ws_output: stream,
-            binary_output: BinaryOutput {
-                workers: None,
-                timeout: Duration::from_secs(5),
-                response_buffer: ByteSize(100 << 10),
-                track_response: false,
-            },
+            binary_output: BinaryOutput { workers: None },
             http_output: HttpOutput {
                 workers: None,
                 timeout: Duration::from_secs(5),

@@ -131,7 +131,7 @@ fn settings_are_read() {
     assert_eq!(globals.log.as_deref(), Some("debug"));
     assert_eq!(globals.log_format, LogFormat::Json);
     let raw = &all.raw;
-    assert!(raw.track_response && raw.promiscuous && raw.stats);
+    assert!(raw.track_response && raw.promiscuous);
     assert_eq!(raw.expire, Duration::from_secs(5));
     assert_eq!(raw.realip_header.as_deref(), Some("X-Real-IP"));
     assert_eq!(raw.bpf_filter.as_deref(), Some("tcp port 80"));
@@ -164,7 +164,6 @@ fn settings_are_read() {
     assert!(tcp.secure && tcp.skip_verify && tcp.sticky && tcp.stats);
     assert_eq!((tcp.workers.get(), all.ws_output.workers.get()), (3, 4));
     assert_eq!(all.binary_output.workers, NonZeroU32::new(2));
-    assert_eq!(all.binary_output.response_buffer, ByteSize(1024));
     let http = &all.http_output;
     assert!(http.skip_verify && http.track_response && http.stats && http.original_host);
     assert_eq!((http.workers, http.redirects), (NonZeroU32::new(9), 3));

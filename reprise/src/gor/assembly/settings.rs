@@ -111,7 +111,6 @@ impl Draft {
             "input-raw-bpf-filter" => raw.bpf_filter = given.some_text(),
             "input-raw-buffer-size" => raw.ring = Some(given.size()?).filter(|size| size.0 > 0),
             "input-raw-promisc" => raw.promiscuous = given.switch()?,
-            "input-raw-stats" => raw.stats = given.switch()?,
             "input-raw-ignore-interface" => raw.ignore.push(given.parsed::<NamePattern>()?),
             "input-raw-vlan-vid" => raw.vlans.push(given.count(0, LARGEST_VLAN)? as u16),
             "input-raw-vxlan-port" => {
@@ -157,9 +156,6 @@ impl Draft {
             "input-tcp-certificate" => self.certificate = path(),
             "input-tcp-certificate-key" => self.key = path(),
             "output-binary-workers" => binary.workers = given.bound()?,
-            "output-binary-timeout" => binary.timeout = given.time()?,
-            "output-binary-response-buffer" => binary.response_buffer = given.size()?,
-            "output-binary-track-response" => binary.track_response = given.switch()?,
             _ => return Ok(false),
         }
         Ok(true)

@@ -58,11 +58,10 @@ pub(super) const RAW: &[Flag] = &[
         "false",
         "Capture what is meant for other hosts too",
     ),
-    on(
+    noted(
         "input-raw-stats",
         Switch,
-        "false",
-        "Print the capture's counters on stderr while running",
+        "the summary, and the metrics at --admin, have what was captured and what was not",
     ),
     on(
         "input-raw-ignore-interface",
@@ -284,31 +283,28 @@ pub(super) const NETWORK: &[Flag] = &[
         "output-binary",
         Each("HOST:PORT[|LIMIT]"),
         "",
-        "Send what --input-raw-protocol binary captured",
+        "Send the bare bytes of requests; what is answered is thrown away",
     ),
     on(
         "output-binary-workers",
         Count,
         "0",
-        "Connections at a time; 0 for as many as are needed",
+        "Connections; 0 for ten",
     ),
-    on(
+    noted(
         "output-binary-timeout",
         Time,
-        "5s",
-        "How long an answer is waited for",
+        "nobody waits for what the server answers; it is read and thrown away",
     ),
-    on(
+    noted(
         "output-binary-response-buffer",
         Size,
-        "100kb",
-        "How much of an answer is kept",
+        "what the server answers is read and thrown away",
     ),
-    on(
+    noted(
         "output-binary-track-response",
         Switch,
-        "false",
-        "Give the answers to the other outputs and to the middleware",
+        "what the server answers is read and thrown away",
     ),
     noted("output-binary-debug", Switch, "--verbose 2 says as much"),
 ];
