@@ -159,6 +159,7 @@ impl Config {
             // In files they are there in any case.
             answers: answers(Answers::Watched),
             records: reading::Records::default(),
+            when_full: reading::WhenFull::default(),
             limits: limits.clone(),
         };
         SourceSettings {

@@ -59,6 +59,16 @@ pub enum Records {
     Apart,
 }
 
+/// What becomes of a request with a pace when it is due and there is no room for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is dropped, and counted: a schedule waits for nobody.
+    #[default]
+    Drop,
+    /// It waits, and all behind it are due later by as much.
+    Wait,
+}
+
 /// What to read, and what to look for in it.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -66,6 +76,8 @@ pub struct Settings {
     pub files: Vec<PathBuf>,
     /// When their requests leave; of pipes as they come, unless a pace is set.
     pub pacing: Pacing,
+    /// What becomes of those that find no room then.
+    pub when_full: WhenFull,
     /// How many users each recorded one becomes.
     pub users: Users,
     /// Ports that servers listen on; none for any.
@@ -85,6 +97,7 @@ impl Default for Settings {
         Settings {
             files: Vec::new(),
             pacing: Pacing::default(),
+            when_full: WhenFull::default(),
             users: Users::default(),
             ports: Vec::new(),
             vni: Vec::new(),
@@ -219,6 +232,7 @@ impl Opened {
                 tells: true,
             },
             pacing: self.settings.pacing,
+            when_full: self.settings.when_full,
             users: self.settings.users,
             entrance,
         };

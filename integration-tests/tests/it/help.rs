@@ -38,5 +38,24 @@ fn the_binary_names_its_modes() {
         let named = help.lines().any(|line| line.trim_start().starts_with(mode));
         assert!(named, "{mode} isn't in\n{help}");
     }
-    assert!(help.contains("Examples:"), "{help}");
+    let named = help
+        .lines()
+        .any(|line| line.trim_start().starts_with("gor"));
+    assert!(named && help.contains("Examples:"), "{help}");
+}
+
+/// Its help is of another form: GoReplay's flags, in groups.
+#[test]
+fn gor_says_what_it_is_for_and_how_it_is_used() {
+    let help = help(Some("gor"));
+    let examples = help.lines().filter(|line| line.contains("gor --input"));
+    assert!(examples.count() >= 4, "{help}");
+    for part in [
+        "--input-raw",
+        "--output-http-elasticsearch",
+        "Modifiers",
+        "[default",
+    ] {
+        assert!(help.contains(part), "{part}: {help}");
+    }
 }

@@ -13,6 +13,9 @@ use reprise_traffic::exchange::Captured;
 use super::{Inner, Intake};
 use crate::middleware::Middleware;
 
+/// Unsettled exchanges at which those wait who have a schedule and can wait: half of what a replayer takes for a target.
+const PLENTY: usize = 1 << 14;
+
 /// Between two looks at a middleware's queue.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -50,6 +53,22 @@ impl Intake {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// The same for those who have a schedule and wait all the same: they leave the replayers more, so that these always have
+    /// what is due. True where it had to wait.
+    pub(crate) fn wait_for_plenty(&self, own: usize, stop: &AtomicBool) -> bool {
+        let is_short =
+            |inner: &mut Inner| self.has_plenty(inner, own) && !stop.load(Ordering::Relaxed);
+        let mut inner = self.lock();
+        if !is_short(&mut inner) {
+            return false;
+        }
+        drop(inner);
+        self.announce();
+        let waited = self.room.wait_while(self.lock(), is_short);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        true
+    }
+
     /// The same for what a program writes back: it doesn't wait for itself.
     pub(super) fn wait_for_window(&self, stop: &AtomicBool) {
         let is_short =
@@ -58,11 +77,19 @@ impl Intake {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The same for a task: waits while the window has no room for what can wait.
+    fn has_plenty(&self, inner: &Inner, own: usize) -> bool {
+        let window = &inner.window;
+        let unsettled = window.unsettled();
+        let full = unsettled >= PLENTY || window.is_full() || self.is_half_used(own);
+        full && unsettled > 0
+    }
+
+    /// The same for a task that reads what comes as it happens.
     pub(crate) async fn room(&self, own: usize) {
         loop {
             let freed = self.freed.notified();
-            if !self.is_short(&self.lock(), own) {
+            let is_busy = self.middleware.get().is_some_and(Middleware::is_busy);
+            if !is_busy && !self.has_plenty(&self.lock(), own) {
                 return;
             }
             self.announce();

@@ -11,13 +11,13 @@ use reprise_traffic::Closed;
 use reprise_traffic::exchange::Captured;
 use tracing::{debug, error, info};
 
-use super::Entrance;
 use super::crowd::{Crowd, Users};
 use super::found::Found;
 use super::merge::{self, Files, Merge};
 use super::pace::{Pacing, Repeat};
 use super::recording::{Recording, Wanted};
 use super::timetable::{Leaves, Timetable};
+use super::{Entrance, WhenFull};
 use crate::intake::Due;
 
 /// Requests are on their way to the replayers so long before they are due. It covers what relays and busy processors may
@@ -46,6 +46,7 @@ pub(super) enum Part {
 pub(super) struct Reader {
     pub(super) wanted: Wanted,
     pub(super) pacing: Pacing,
+    pub(super) when_full: WhenFull,
     pub(super) users: Users,
     pub(super) entrance: Entrance,
 }
@@ -65,6 +66,12 @@ impl Start {
             instant: Instant::now() + AHEAD,
             unix: unix.unwrap_or_default() + AHEAD,
         }
+    }
+
+    /// All that is not due yet is due later by so much.
+    fn put_off(&mut self, by: Duration) {
+        self.instant += by;
+        self.unix += by;
     }
 
     fn due(self, after: Duration) -> Due {
@@ -159,8 +166,15 @@ impl Stage<'_> {
         if !self.reader.pacing.is_timed() {
             return self.reader.take(request);
         }
-        let start = *self.start.get_or_insert_with(Start::soon);
+        let start = self.start.get_or_insert_with(Start::soon);
         self.last = after;
+        if self.reader.when_full == WhenFull::Wait {
+            let due = start.due(after);
+            self.reader.wait_until(due);
+            if self.reader.wait_for_plenty(held) {
+                start.put_off(Instant::now().saturating_duration_since(due.instant));
+            }
+        }
         self.reader.take_due(request, start.due(after), held);
     }
 
@@ -337,6 +351,14 @@ impl Reader {
                 .intake
                 .admit_due(request, due, held, self.wanted.stop.flag());
         }
+    }
+
+    /// Waits while more is unsettled than a schedule needs; true where it had to.
+    fn wait_for_plenty(&self, held: usize) -> bool {
+        let Entrance {
+            intake, discards, ..
+        } = &self.entrance;
+        !discards && intake.wait_for_plenty(held, self.wanted.stop.flag())
     }
 
     /// Sleeps until it is time for what is due then to be on its way.

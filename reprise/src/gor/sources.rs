@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use reprise_listener::limit::SourceLimit;
 use reprise_listener::reading::pace::{Pacing, Repeat, Speed};
-use reprise_listener::reading::{self, Records};
+use reprise_listener::reading::{self, Records, WhenFull};
 use reprise_listener::{SourceSettings, budget, middleware, mirror, record_port};
 use reprise_node::config::ByteSize;
 
@@ -132,6 +132,7 @@ fn add(
             let recorded = reading::Settings {
                 files,
                 records: Records::Apart,
+                when_full: WhenFull::Wait,
                 pacing: Pacing {
                     speed: Some(Speed::Times(*speed)),
                     max_gap: options.file_input.max_wait,

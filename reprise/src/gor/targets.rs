@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reprise_traffic::breaker::{Breaker, BreakerSettings};
 use reprise_traffic::changes::{HeaderRewrite, UrlRewrite};
 use reprise_traffic::recording::RecordingSettings;
@@ -164,7 +165,9 @@ fn stream(url: &str, settings: &StreamOutput) -> TargetDocument {
 fn with_login(url: &str, login: Option<&Login>) -> String {
     match (url.split_once("://"), login) {
         (Some((scheme, rest)), Some(login)) => {
-            format!("{scheme}://{}:{}@{rest}", login.user, login.password.0)
+            let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            let (user, password) = (encoded(&login.user), encoded(&login.password.0));
+            format!("{scheme}://{user}:{password}@{rest}")
         }
         _ => url.to_owned(),
     }
@@ -220,6 +223,10 @@ fn modified(modifiers: &Modifiers, document: &mut TargetDocument) {
     document.param_limits = modifiers.param_limits.iter().map(value_limit).collect();
     document.set_headers = BTreeMap::new();
     for rule::Header { name, value } in &modifiers.set_headers {
+        // The login of the output's URL counts more.
+        if document.basic_auth_file.is_some() && name.eq_ignore_ascii_case("authorization") {
+            continue;
+        }
         // One that is set twice has the last value.
         document
             .set_headers

@@ -46,7 +46,7 @@ pub(super) const GLOBAL: &[Flag] = &[
         "prettify-http",
         Switch,
         "false",
-        "Join chunks, unpack gzip and set Content-Length before messages reach outputs and middleware",
+        "Join chunks, unpack gzip and set Content-Length before messages reach outputs",
     ),
     on(
         "middleware",
@@ -64,7 +64,7 @@ pub(super) const GLOBAL: &[Flag] = &[
         "print-config",
         Switch,
         "false",
-        "Print how the command line was understood, as TOML, and exit",
+        "Print what the command line is in a cluster, targets and commands, and exit",
     ),
     on(
         "admin",
