@@ -308,7 +308,8 @@ mod tests {
         let snapshot = edge.snapshot();
         assert_eq!(snapshot.len(), EdgeEvent::ALL.len());
         assert_eq!(snapshot["packets"], 1);
-        assert_eq!(snapshot["replayed_dropped"], 43);
+        let last = EdgeEvent::ALL[EdgeEvent::ALL.len() - 1];
+        assert_eq!(snapshot[last.as_str()], EdgeEvent::ALL.len() as u64);
     }
 
     #[test]
