@@ -43,6 +43,9 @@ pub(crate) enum DialError {
     Timeout(Duration),
 }
 
+/// No kernel tries for longer.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// Opens connections to one target.
 pub(crate) struct Dialer {
     resolver: Arc<Resolver>,
@@ -72,7 +75,7 @@ impl Dialer {
         Dialer {
             resolver: Resolver::new(host, port, Sources::system()),
             tls,
-            limit,
+            limit: limit.min(LONGEST),
             opened: AtomicUsize::new(0),
         }
     }

@@ -4,11 +4,15 @@
 //! same connection ([`lane`], [`wire`]), and how each exchange ended. What may be lost: what finds no room in the queue
 //! (`replayer_full`); the rest is said by the connections. None of them waits for another, and none fills the queue alone.
 
-mod counted;
+mod common;
 mod lane;
+mod timing;
+mod window;
+
+mod counted;
 mod opener;
 mod unacknowledged;
-mod window;
+mod unsent;
 mod wire;
 
 use std::fmt;
@@ -23,9 +27,10 @@ use reprise_traffic::{Exchange, Target, TargetDocument, gor};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use self::lane::{Common, Lane, Waiting};
+use self::common::Common;
+use self::lane::{Lane, Waiting};
 use self::opener::Opener;
-use self::wire::Form;
+use self::unsent::Form;
 use super::records::Records;
 use super::{Entry, Queue};
 use crate::metrics::Streams;

@@ -6,9 +6,12 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tracing::debug;
 
 use super::unacknowledged::unacknowledged;
 
@@ -37,6 +40,13 @@ impl Counted {
     pub(super) fn acknowledged(&self) -> io::Result<u64> {
         // A goodbye that was sent counts as one more.
         Ok(self.written.saturating_sub(unacknowledged(&self.stream)?))
+    }
+
+    /// Dropped after this, it is reset, and what is not acknowledged not sent any more.
+    pub(super) fn abandon(&self) {
+        if let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)) {
+            debug!(%error, "a stream's connection can't be reset");
+        }
     }
 
     fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

@@ -10,34 +10,30 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use reprise_node::LogLimit;
 use reprise_traffic::outcome::TAKEN;
-use reprise_traffic::{Disposition, DropReason, Fault, TargetName};
+use reprise_traffic::{Disposition, DropReason, Fault};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Sleep, sleep, sleep_until, timeout};
-use tracing::{debug, warn};
+use tokio::time::{sleep_until, timeout};
+use tracing::debug;
 
-use super::opener::{OpenError, Opener};
+use super::common::Common;
+use super::timing::{Alarm, Looks};
+use super::unsent::Form;
 use super::window::Window;
-use super::wire::{Form, Over, Wire};
-use crate::metrics::StreamMeter;
-use crate::sink::records::Records;
-use crate::sink::{Entry, Queue};
+use super::wire::{Over, Wire};
+use crate::sink::Entry;
 
 /// Bytes that are given to a connection at once; one record more, where the last one doesn't fit.
 const BATCH_BYTES: usize = 64 << 10;
 
 /// Taken from the inbox at once.
 const BATCH_EXCHANGES: usize = 256;
-
-/// Between two looks at what is acknowledged: at first, and while nothing is.
-const LOOK_FIRST: Duration = Duration::from_millis(1);
-const LOOK_MAX: Duration = Duration::from_millis(16);
 
 /// Between two tries to connect, behind the first, which is at once: at first, and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -48,17 +44,6 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// For the far end to close its side too.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// What all connections of a stream share.
-pub(super) struct Common {
-    pub(super) target: TargetName,
-    pub(super) opener: Opener,
-    pub(super) records: Records,
-    pub(super) queue: Arc<Queue>,
-    pub(super) meter: StreamMeter,
-    pub(super) max_age: Duration,
-    pub(super) log: LogLimit,
-}
 
 /// An exchange that waits.
 pub(super) struct Waiting {
@@ -156,7 +141,7 @@ impl Lane {
     async fn meanwhile<T>(&mut self, event: impl Future<Output = T>) -> T {
         let mut event = pin!(event);
         loop {
-            let expiry = self.waiting.front().map(|first| self.expiry(first));
+            let expiry = self.expiry();
             let expired = async {
                 match expiry {
                     Some(at) => sleep_until(at.into()).await,
@@ -175,13 +160,14 @@ impl Lane {
         }
     }
 
-    fn expiry(&self, waiting: &Waiting) -> Instant {
-        waiting.since + self.common.max_age
+    /// When the first that waits has waited too long.
+    fn expiry(&self) -> Option<Instant> {
+        let first = self.waiting.front()?;
+        first.since.checked_add(self.common.max_age)
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some(first) = self.waiting.front()
-            && self.expiry(first) <= now
+        while self.expiry().is_some_and(|expiry| expiry <= now)
             && let Some(first) = self.waiting.pop_front()
         {
             self.settle(first, Disposition::Dropped(DropReason::Expired));
@@ -244,12 +230,12 @@ impl Lane {
                 }
             } else if looks.quiet(now) > self.common.max_age {
                 let error = format!("nothing acknowledged for {:?}", looks.quiet(now));
-                return Some(Over::Broken(std::io::Error::other(error)));
+                return Some(Over::Broken(io::Error::other(error)));
             } else {
                 alarm.ring_by(looks.next(now));
             }
-            if let Some(first) = self.waiting.front() {
-                alarm.ring_by(self.expiry(first));
+            if let Some(expiry) = self.expiry() {
+                alarm.ring_by(expiry);
             }
             let event = poll_fn(|cx| self.poll_event(wire, &mut alarm, cx));
             is_to_look = match event.await {
@@ -322,6 +308,10 @@ impl Lane {
                 self.settle(waiting, Disposition::Replayed(TAKEN));
             }
         }
+        if !window.is_empty() {
+            // Else the kernel may go on sending it while the next connection is ahead.
+            wire.abandon();
+        }
         let in_doubt = match over {
             Over::Closed => 0,
             Over::Broken(_) => window.in_doubt(now),
@@ -344,30 +334,6 @@ impl Lane {
     }
 }
 
-impl Common {
-    fn say_closed(&self, error: &OpenError) {
-        if let Some(suppressed) = self.log.allow() {
-            warn!(
-                target = %self.target, suppressed,
-                "no connection to the stream: {error}; its exchanges wait, up to max_age"
-            );
-        }
-    }
-
-    fn say_broken(&self, over: &Over, unknown: u64, in_doubt: u64) {
-        let target = &self.target;
-        if unknown == 0 && in_doubt == 0 {
-            debug!(%target, "a connection of the stream is over: {over}");
-        } else if let Some(suppressed) = self.log.allow() {
-            warn!(
-                %target, unknown, in_doubt, suppressed,
-                "a connection of the stream broke: {over}; unknown: what it had begun with; in_doubt: what was acknowledged \
-                 just before, and maybe never read"
-            );
-        }
-    }
-}
-
 /// Says goodbye, and waits for that of the far end, so that its kernel has no reason to throw away what it has.
 async fn close(wire: &mut Wire) {
     let goodbye = async {
@@ -378,72 +344,5 @@ async fn close(wire: &mut Wire) {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => debug!("close a connection of a stream: {error}"),
         Err(_) => debug!("the far end of a stream keeps its side open"),
-    }
-}
-
-/// When to look what is acknowledged.
-struct Looks {
-    bytes: u64,
-    /// When some was, or there was nothing to be.
-    since: Instant,
-}
-
-impl Looks {
-    fn new() -> Looks {
-        Looks {
-            bytes: 0,
-            since: Instant::now(),
-        }
-    }
-
-    fn saw(&mut self, bytes: u64, now: Instant) {
-        if std::mem::replace(&mut self.bytes, bytes) != bytes {
-            self.since = now;
-        }
-    }
-
-    fn rest(&mut self, now: Instant) {
-        self.since = now;
-    }
-
-    fn quiet(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.since)
-    }
-
-    fn next(&self, now: Instant) -> Instant {
-        now + self.quiet(now).clamp(LOOK_FIRST, LOOK_MAX)
-    }
-}
-
-/// Wakes at the earliest of the times it was given, maybe once too often.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-    at: Option<Instant>,
-}
-
-impl Alarm {
-    fn new() -> Alarm {
-        Alarm {
-            sleep: Box::pin(sleep(Duration::ZERO)),
-            at: None,
-        }
-    }
-
-    fn ring_by(&mut self, at: Instant) {
-        if self.at.is_none_or(|earlier| at < earlier) {
-            self.at = Some(at);
-            self.sleep.as_mut().reset(at.into());
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.at.is_none() {
-            return Poll::Pending;
-        }
-        let rung = self.sleep.as_mut().poll(cx);
-        if rung.is_ready() {
-            self.at = None;
-        }
-        rung
     }
 }

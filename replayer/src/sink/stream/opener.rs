@@ -19,7 +19,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tracing::debug;
 
 use super::counted::Counted;
-use super::wire::{Form, Layered, Wire};
+use super::unsent::Form;
+use super::wire::{Layered, Wire};
 use crate::dial::{DialError, Dialer};
 use crate::tls::{HTTP1, Tls};
 

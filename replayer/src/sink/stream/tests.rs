@@ -296,5 +296,3 @@ async fn a_stream_goes_on_while_what_it_is_made_of_stays_the_same() {
     assert!(!feed.streamer.serves(&target("tcp://127.0.0.1:1", "")));
     assert!(!feed.streamer.serves(&target("stdout:", "")));
 }
-
-mod rate;

@@ -5,31 +5,26 @@
 //! was given to a connection that breaks; it says which bytes it had begun with.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Sink as _, Stream as _};
-use reprise_traffic::gor::{Encoded, SEPARATOR};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use reprise_traffic::gor::Encoded;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::either::Either;
 
 use super::counted::Counted;
+use super::unsent::{Form, Unsent};
 use super::window::Marks;
 
 /// Read at once, on the stack.
 const READ_SIZE: usize = 16 << 10;
-
-/// Chunks of bodies from this size on are not copied.
-const SHARED: usize = 16 << 10;
-
-/// Slices that are handed to the system at once.
-const PARTS: usize = 16;
 
 /// TCP, or TLS over it.
 pub(super) type Layered = Either<Counted, Box<TlsStream<Counted>>>;
@@ -168,6 +163,11 @@ impl Wire {
         Ok((bytes, place))
     }
 
+    /// What the far host has not acknowledged is not sent any more: the connection is reset when it is dropped.
+    pub(super) fn abandon(&self) {
+        self.counted().abandon();
+    }
+
     /// Writes what was given; ready once the kernel has all of it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
         if let Layers::Web { socket, unsent } = &mut self.layers {
@@ -229,112 +229,5 @@ impl Wire {
             Layers::Bytes { stream, .. } => Pin::new(stream).poll_shutdown(cx).map_err(Over::from),
             Layers::Web { socket, .. } => Pin::new(socket).poll_close(cx).map_err(Over::from),
         }
-    }
-}
-
-/// What a stream takes of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// All of it.
-    Whole,
-    /// Header and payload.
-    Unseparated,
-    /// The payload.
-    Payload,
-}
-
-/// A part of a record.
-enum Part<'a> {
-    Lent(&'a [u8]),
-    Shared(&'a Bytes),
-}
-
-impl Part<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Part::Lent(bytes) => bytes,
-            Part::Shared(bytes) => bytes,
-        }
-    }
-}
-
-impl Form {
-    fn parts_of(self, record: &Encoded<'_>, mut put: impl FnMut(Part<'_>)) {
-        if self != Form::Payload {
-            put(Part::Lent(record.header()));
-            put(Part::Lent(b"\n"));
-        }
-        record.before_body().for_each(|part| put(Part::Lent(part)));
-        let body = record.body().chunks();
-        body.iter().for_each(|chunk| put(Part::Shared(chunk)));
-        put(Part::Lent(record.behind_body()));
-        if self == Form::Whole {
-            put(Part::Lent(SEPARATOR));
-        }
-    }
-}
-
-/// Bytes to be written: small ones put together, large chunks as they are.
-#[derive(Default)]
-struct Unsent {
-    /// None of them is empty.
-    parts: VecDeque<Bytes>,
-    open: BytesMut,
-}
-
-impl Unsent {
-    fn is_empty(&self) -> bool {
-        self.parts.is_empty() && self.open.is_empty()
-    }
-
-    /// Bytes of it.
-    fn put(&mut self, form: Form, record: &Encoded<'_>) -> usize {
-        let mut length = 0;
-        form.parts_of(record, |part| {
-            length += part.bytes().len();
-            match part {
-                Part::Shared(bytes) if bytes.len() >= SHARED => {
-                    self.seal();
-                    self.parts.push_back(bytes.clone());
-                }
-                part => self.open.extend_from_slice(part.bytes()),
-            }
-        });
-        length
-    }
-
-    fn seal(&mut self) {
-        if !self.open.is_empty() {
-            self.parts.push_back(self.open.split().freeze());
-        }
-    }
-
-    /// Writes some of it, and says how much.
-    fn poll_write(
-        &mut self,
-        stream: Pin<&mut Layered>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        self.seal();
-        let mut slices = [IoSlice::new(&[]); PARTS];
-        for (slice, part) in slices.iter_mut().zip(&self.parts) {
-            *slice = IoSlice::new(part);
-        }
-        let count = self.parts.len().min(PARTS);
-        let written = ready!(stream.poll_write_vectored(cx, &slices[..count]))?;
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        let mut left = written;
-        while let Some(part) = self.parts.front_mut().filter(|_| left > 0) {
-            let taken = part.len().min(left);
-            left -= taken;
-            if taken == part.len() {
-                self.parts.pop_front();
-            } else {
-                *part = part.slice(taken..);
-            }
-        }
-        Poll::Ready(Ok(written))
     }
 }

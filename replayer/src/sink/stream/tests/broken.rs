@@ -154,8 +154,8 @@ async fn taken_is_what_the_far_kernel_has() {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
     let url = format!("tcp://{}", listener.local_addr().unwrap());
-    let mut feed = Feed::start(&url, "stream: {connections: 1}");
-    let (far, _) = listener.accept().await.unwrap();
+    let mut feed = Feed::start(&url, "max_age: 2s, stream: {connections: 1}");
+    let (mut far, _) = listener.accept().await.unwrap();
     let sent: Vec<_> = (0..200).map(|n| exchange(n, &[b'x'; 1000])).collect();
     sent.iter().for_each(|exchange| feed.send(exchange.clone()));
     let mut taken = 0;
@@ -170,6 +170,19 @@ async fn taken_is_what_the_far_kernel_has() {
         "{taken} of {has}"
     );
     assert!(feed.streamer.load() > 0);
+    // What is given up doesn't arrive behind what goes over the next connection.
+    let t0 = Instant::now();
+    let mut what = BTreeMap::<String, u64>::new();
+    while feed.streamer.load() > 0 {
+        let e = feed.end().await.1;
+        *what.entry(format!("{e:?} {}", t0.elapsed().as_millis() / 100)).or_default() += 1;
+    }
+    let mut p = vec![0; 1 << 20];
+    let pk = far.peek(&mut p).await;
+    eprintln!("DBG {what:?} {:?} taken {taken} has {has} peek {pk:?} ", t0.elapsed());
+    let mut heard = Vec::new();
+    far.read_to_end(&mut heard).await.unwrap_err();
+    assert_eq!(heard.len(), has);
 }
 
 #[tokio::test]
