@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Nginx {
     address: SocketAddr,
+    https: Option<SocketAddr>,
     process: Process,
     dir: TempDir,
 }
@@ -103,9 +104,37 @@ impl Nginx {
     }}"
         );
         let dir = directory()?;
-        certify(place, &dir)?;
+        certify(place, dir.path())?;
         let config = |prefix: &str, address| configuration(prefix, address, "$request", &server);
         Nginx::start_in(dir, place, config)
+    }
+
+    /// The same as [`Nginx::start`] by HTTPS only, but for `/ready`: [`Nginx::https`] says where. Its certificate
+    /// ([`Nginx::certificate`]) is for `localhost`.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`], and without `openssl`.
+    pub fn start_tls(place: &Place) -> Result<Nginx> {
+        let https = place.free()?;
+        let server = format!(
+            "server {{
+        listen {https} ssl;
+        ssl_certificate cert.pem;
+        ssl_certificate_key key.pem;
+        access_log access.log request;
+        location / {{
+            proxy_pass http://inner;
+            proxy_http_version 1.1;
+            proxy_set_header Connection '';
+        }}
+    }}"
+        );
+        let dir = directory()?;
+        certify(place, dir.path())?;
+        let config = |prefix: &str, address| configuration(prefix, address, "$request", &server);
+        let mut nginx = Nginx::start_in(dir, place, config)?;
+        nginx.https = Some(https);
+        Ok(nginx)
     }
 
     fn start_with(place: &Place, config: impl FnOnce(&str, SocketAddr) -> String) -> Result<Nginx> {
@@ -126,6 +155,7 @@ impl Nginx {
         let process = Process::start("nginx", command, &dir.path().join("error.log"))?;
         let nginx = Nginx {
             address,
+            https: None,
             process,
             dir,
         };
@@ -147,12 +177,18 @@ impl Nginx {
         format!("http://{}", self.address)
     }
 
+    /// `https://localhost:PORT` of one that serves HTTPS.
+    pub fn https(&self) -> Option<String> {
+        let port = self.https?.port();
+        Some(format!("https://localhost:{port}"))
+    }
+
     /// Where one that mirrors serves HTTPS.
     pub fn tls_socket(&self) -> PathBuf {
         self.dir.path().join("tls.sock")
     }
 
-    /// The certificate of one that mirrors, to be trusted by its clients.
+    /// The certificate of one that mirrors or serves HTTPS, to be trusted by its clients.
     pub fn certificate(&self) -> PathBuf {
         self.dir.path().join("cert.pem")
     }
@@ -277,17 +313,19 @@ http {{
     )
 }
 
-fn certify(place: &Place, dir: &TempDir) -> Result<()> {
+/// Makes a certificate for `localhost`, that of a server and of no authority, and its key: `cert.pem` and `key.pem`.
+///
+/// # Errors
+/// Without `openssl`.
+pub fn certify(place: &Place, dir: &Path) -> Result<()> {
     let mut command = place.command("openssl");
-    command.current_dir(dir.path());
+    command.current_dir(dir);
     command.args(["req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"]);
     command.args(["-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-    command.args([
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=DNS:localhost",
-    ]);
+    command.args(["-subj", "/CN=localhost"]);
+    command.args(["-addext", "subjectAltName=DNS:localhost"]);
+    // Some take an authority's for no server's.
+    command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
     command.args(["-keyout", "key.pem", "-out", "cert.pem"]);
     output(command, LIMIT).map(drop)
 }

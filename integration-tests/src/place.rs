@@ -55,6 +55,14 @@ impl Place {
     /// # Errors
     /// When a thousand ports are taken.
     pub fn free(&self) -> Result<SocketAddr> {
+        Ok(self.listen()?.local_addr()?)
+    }
+
+    /// The same, and listens there. A port that was let go may still be held, for a moment, by a child that is being started.
+    ///
+    /// # Errors
+    /// As [`Place::free`].
+    pub fn listen(&self) -> Result<TcpListener> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let start = std::process::id().wrapping_mul(64);
         self.enter(|| {
@@ -62,8 +70,8 @@ impl Place {
                 let step = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
                 let port = PORTS.start + step % (PORTS.end - PORTS.start);
                 let address = SocketAddr::new(self.address, port as u16);
-                if TcpListener::bind(address).is_ok() {
-                    return Ok(address);
+                if let Ok(socket) = TcpListener::bind(address) {
+                    return Ok(socket);
                 }
             }
             anyhow::bail!("no free port at {}", self.address)

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -115,7 +115,9 @@ impl Staging {
     /// # Errors
     /// When it can't listen.
     pub fn start(place: &Place) -> Result<Staging> {
-        let address = place.free()?;
+        let socket = place.listen()?;
+        let address = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
         let records = Arc::new(Mutex::new(Vec::new()));
         let ends = Arc::new(Mutex::new(Vec::new()));
         let (behaviour, orders) = watch::channel(Behaviour::Answer(StatusCode::OK));
@@ -124,9 +126,10 @@ impl Staging {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let socket = runtime
-                .block_on(TcpListener::bind(address))
-                .with_context(|| format!("listen at {address}"))?;
+            let socket = {
+                let _entered = runtime.enter();
+                TcpListener::from_std(socket)?
+            };
             let (records, ends) = (Arc::clone(&records), Arc::clone(&ends));
             Ok(thread::spawn(move || {
                 runtime.block_on(serve(&socket, &records, &ends, &orders));

@@ -18,6 +18,7 @@ mod drain;
 mod embedded;
 mod etcd_loss;
 mod fleet;
+mod gor;
 mod help;
 mod hosts;
 mod load;

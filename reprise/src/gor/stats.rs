@@ -1,4 +1,4 @@
-//! Counters while a run goes on: `--stats` with `--output-http-stats`, `--output-tcp-stats` and the like.
+//! Counters while a run goes on: `--stats`, or `--output-http-stats`, `--output-tcp-stats` and the like.
 //!
 //! What enters: the books of the run. What leaves: lines on standard error, as GoReplay has them:
 //! `NAME:latest,mean,max,count,count/second,gcount`. What may be lost: nothing; nobody waits for them.
@@ -55,10 +55,7 @@ pub(super) fn tell(
         true => options.http_output.stats_interval,
         false => USUAL,
     };
-    let gauges = match options.globals.stats {
-        true => gauges(options),
-        false => Vec::new(),
-    };
+    let gauges = gauges(options);
     let books = embedded.reporter();
     let task: Option<JoinHandle<()>> = (!gauges.is_empty())
         .then(|| {
@@ -77,12 +74,14 @@ pub(super) fn tell(
     }
 }
 
+/// Of all outputs by `--stats`, of some by their own flag.
 fn gauges(options: &Options) -> Vec<Gauge> {
+    let all = options.globals.stats;
     let named = options.outputs.iter().zip(1..).filter_map(|(output, n)| {
         let (name, kind) = match output {
-            Output::Http { .. } if options.http_output.stats => ("output_http", "http"),
-            Output::Tcp { .. } if options.tcp_output.stats => ("output_tcp", "tcp"),
-            Output::Ws { .. } if options.ws_output.stats => ("output_ws", "ws"),
+            Output::Http { .. } if all || options.http_output.stats => ("output_http", "http"),
+            Output::Tcp { .. } if all || options.tcp_output.stats => ("output_tcp", "tcp"),
+            Output::Ws { .. } if all || options.ws_output.stats => ("output_ws", "ws"),
             _ => return None,
         };
         Some((name, format!("gor/{n}-{kind}")))
