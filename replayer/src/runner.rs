@@ -83,8 +83,8 @@ struct Current {
 }
 
 impl Current {
-    fn new(target: Arc<Target>, sending: &SenderMeters) -> Arc<Current> {
-        let sender = Arc::new(Sender::new(&target, sending));
+    fn new(target: Arc<Target>, room: Room, sending: &SenderMeters) -> Arc<Current> {
+        let sender = Arc::new(Sender::new(&target, room, sending));
         Current::by(target, sender)
     }
 
@@ -97,13 +97,13 @@ impl Current {
     }
 
     /// A newer revision; the client, its connections and the breaker stay where the document is the same.
-    fn with(&self, target: &Arc<Target>, sending: &SenderMeters) -> Arc<Current> {
+    fn with(&self, target: &Arc<Target>, room: Room, sending: &SenderMeters) -> Arc<Current> {
         let has_changed = target.document != self.target.document;
         if self.sender.serves(target, has_changed) {
             return Current::by(target.clone(), self.sender.clone());
         }
         self.sender.retire();
-        Current::new(target.clone(), sending)
+        Current::new(target.clone(), room, sending)
     }
 }
 
@@ -119,7 +119,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         tap: Option<Tap>,
     ) -> Runner<T> {
         Runner {
-            current: Mutex::new(Current::new(target, &meters.sending)),
+            current: Mutex::new(Current::new(target, room, &meters.sending)),
             sessions: Mutex::new(Sessions::new(room)),
             room,
             latency: meters.latency,
@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let newer = target.revision > known.revision
             || (target.document != known.document && current.since.elapsed() > SKEW);
         if newer {
-            *current = current.with(target, &self.sending);
+            *current = current.with(target, self.room, &self.sending);
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::client::TargetClient;
 use crate::gate::Gate;
 use crate::metrics::{BreakerMeter, SenderMeters};
+use crate::sessions::Room;
 use crate::sink::Sink;
 
 /// Takes a target's requests.
@@ -33,16 +34,20 @@ pub(crate) struct Server {
 }
 
 impl Sender {
-    /// What a document asks for.
-    pub(crate) fn new(target: &Target, meters: &SenderMeters) -> Sender {
+    /// What a document asks for; of the target so much may be here.
+    pub(crate) fn new(target: &Target, room: Room, meters: &SenderMeters) -> Sender {
         let made = match &target.destination {
             Destination::Server(endpoint) => {
                 let made = server(target, endpoint, &meters.breaker);
                 made.map(|server| Sender::Server(Box::new(server)))
             }
             Destination::Nowhere => Ok(Sender::Nowhere),
-            Destination::Recording(_) | Destination::Stream(_) | Destination::Stdout => {
-                Sink::of(target, &meters.streams).map(|sink| Sender::Sink(Box::new(sink)))
+            Destination::Recording(_)
+            | Destination::Stream(_)
+            | Destination::Kafka(_)
+            | Destination::Stdout => {
+                let made = Sink::of(target, room, &meters.streams);
+                made.map(|sink| Sender::Sink(Box::new(sink)))
             }
         };
         made.unwrap_or_else(|error| {

@@ -267,7 +267,7 @@ mod tests {
         let refused = refused.to_string();
         let keys: Vec<&str> = refused.split('`').skip(3).step_by(2).collect();
         assert!(keys.contains(&"url") && keys.len() > 20, "{keys:?}");
-        let elsewhere = ["recording", "stream"];
+        let elsewhere = ["recording", "stream", "kafka"];
         for key in elsewhere {
             assert!(text.contains(&format!("\n    {key}:")), "{key}");
         }

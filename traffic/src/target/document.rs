@@ -13,6 +13,7 @@ use super::file::parse_yaml;
 use super::{StreamSettings, TargetError};
 use crate::breaker::Breaker;
 use crate::changes::{HeaderRewrite, UrlRewrite};
+use crate::kafka::KafkaSettings;
 use crate::recording::RecordingSettings;
 use crate::rules::{FiltersSee, HeaderRule, Part, Share, ShareBy, ValueLimit};
 use crate::session::SessionKey;
@@ -70,7 +71,7 @@ impl From<RateLimit> for String {
 #[serde(deny_unknown_fields)]
 pub struct TargetDocument {
     /// Where requests go: `http://host[:port][/base/path]` or the same with https to be replayed, `file:///path` into
-    /// recordings, `tcp://host:port` (`tls`, `ws`, `wss`, `binary`) as a stream, `stdout:` and `null:` as they say.
+    /// recordings, `tcp://host:port` (`tls`, `ws`, `wss`, `binary`) as a stream, `kafka://host:port/topic` into a topic, `stdout:` and `null:` as they say.
     pub url: String,
     /// The pool of replayers that serves this target.
     #[serde(default = "default_pool")]
@@ -201,6 +202,9 @@ pub struct TargetDocument {
     /// How a stream is sent, where the URL is one of those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<StreamSettings>,
+    /// How a topic is written to, where the URL is one of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaSettings>,
 }
 
 fn default_pool() -> String {
@@ -290,6 +294,7 @@ impl TargetDocument {
             track_response: None,
             recording: None,
             stream: None,
+            kafka: None,
         }
     }
 
