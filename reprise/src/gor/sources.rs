@@ -6,14 +6,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use reprise_listener::kafka::Begin;
 use reprise_listener::limit::SourceLimit;
 use reprise_listener::reading::Records;
 use reprise_listener::reading::pace::{Pacing, Repeat, Speed};
-use reprise_listener::{SourceSettings, budget, mirror, record_port};
+use reprise_listener::{SourceSettings, budget, mirror, record_port, topic};
 use reprise_node::config::ByteSize;
+use tempfile::NamedTempFile;
 
+use super::kafka;
 use super::limit::Limit;
-use super::options::{Input, Options};
+use super::options::{Input, Offset, Options};
 use super::raw::RawAddress;
 
 /// As for `reprise run`: replaying on the same processors, capture waits longer for its turn.
@@ -22,11 +25,14 @@ const RING: ByteSize = ByteSize::mib(64);
 /// The same: an unfinished request is worth waiting for, as servers do.
 const INCOMPLETE: Duration = Duration::from_secs(60);
 
-/// What the options ask for.
+/// What the options ask for. Files with logins go to the others, to be there as long as they are in use.
 ///
 /// # Errors
 /// One line, where the sources can't do it, or a pattern matches no file.
-pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
+pub(super) fn of(
+    options: &Options,
+    logins: &mut Vec<NamedTempFile>,
+) -> anyhow::Result<SourceSettings> {
     let raw = &options.raw;
     let config = reprise_listener::Config {
         track_response: raw.track_response,
@@ -56,12 +62,17 @@ pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
             key: tls.key.clone(),
         });
     for input in &options.inputs {
-        add(&mut settings, options, input)?;
+        add(&mut settings, options, input, logins)?;
     }
     Ok(settings)
 }
 
-fn add(settings: &mut SourceSettings, options: &Options, input: &Input) -> anyhow::Result<()> {
+fn add(
+    settings: &mut SourceSettings,
+    options: &Options,
+    input: &Input,
+    logins: &mut Vec<NamedTempFile>,
+) -> anyhow::Result<()> {
     match input {
         Input::Raw { address, limit } => {
             settings.limits.captures = limit.map(source_limit);
@@ -108,7 +119,28 @@ fn add(settings: &mut SourceSettings, options: &Options, input: &Input) -> anyho
             };
             settings.limits.files = at_most.map(SourceLimit::PerSecond);
         }
-        Input::Kafka { .. } => bail!("--input-kafka-host is not built yet"),
+        Input::Kafka {
+            client,
+            offset,
+            speed,
+            at_most,
+        } => {
+            let (url, client) = kafka::topic(client, logins)?;
+            let topic = topic::Settings {
+                url,
+                client,
+                group: topic::GROUP.to_owned(),
+                begin: match offset {
+                    Offset::Newest => Begin::Newest,
+                    Offset::Oldest => Begin::Oldest,
+                    Offset::At(offset) => Begin::At(*offset),
+                },
+                speed: *speed,
+            };
+            topic.check().context("--input-kafka-host")?;
+            settings.topics.push(topic);
+            settings.limits.topics = at_most.map(SourceLimit::PerSecond);
+        }
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use reprise_traffic::target::{RateLimit, StreamSettings};
 use reprise_traffic::{SessionKey, Target, TargetDocument, TargetName};
 use tempfile::NamedTempFile;
 
+use super::kafka;
 use super::limit::Limit;
 use super::options::{HttpOutput, Modifiers, Options, Output, StreamOutput};
 use super::place::{Login, Server};
@@ -53,6 +54,9 @@ const BREAKER: BreakerSettings = BreakerSettings {
     max_open: Duration::from_secs(1),
     probes: NonZeroU32::MIN,
 };
+
+/// Messages wait so long for brokers: as long as a cluster of them takes to begin anew.
+const BROKERS_AWAY: Duration = Duration::from_secs(300);
 
 /// What the options ask for.
 ///
@@ -124,7 +128,13 @@ fn document(
         }
         Output::Stdout => ("stdout", None, TargetDocument::new("stdout:")),
         Output::Null => ("null", None, TargetDocument::new("null:")),
-        Output::Kafka { .. } => anyhow::bail!("--output-kafka-host is not built yet"),
+        Output::Kafka { client } => {
+            let (url, settings) = kafka::topic(client, logins)?;
+            let mut document = TargetDocument::new(&url);
+            document.kafka = Some(settings);
+            document.max_age = BROKERS_AWAY;
+            ("kafka", None, document)
+        }
     })
 }
 
