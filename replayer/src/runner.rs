@@ -386,18 +386,36 @@ impl<T: Send + Sync + 'static> Runner<T> {
         if matches!(sent.disposition, Disposition::Replayed(_)) {
             self.latency.observe(sent.latency);
         }
-        if let (Some(answer), Some(tap)) = (sent.answer, &self.tap) {
+        let began_ns = || {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let now = now.unwrap_or_default();
+            let began = now.unwrap_or_default().saturating_sub(latency);
+            began.as_nanos() as u64
+        };
+        if let Some(teller) = &server.teller {
+            teller.tell(&job.exchange, &sent, began_ns());
+        }
+        let is_tracked = current.target.document.track_response.is_some();
+        let tap = self.tap.as_ref().filter(|_| is_tracked);
+        if let (Some(answer), Some(tap)) = (sent.answer, tap) {
             (tap.0)(Replayed {
                 exchange: job.exchange.clone(),
                 target: current.target.name.clone(),
-                began_ns: now.saturating_sub(latency).as_nanos() as u64,
+                began_ns: began_ns(),
                 latency,
                 answer,
             });
         }
         disposition
+    }
+
+    /// Waits until all documents about replays are sent, and gives up what is left then.
+    pub(crate) async fn close_documents(&self, patience: Duration) {
+        let current = self.current();
+        if let Sender::Server(server) = &*current.sender
+            && let Some(teller) = &server.teller
+        {
+            teller.close(patience).await;
+        }
     }
 
     /// What is measured of the target, for those who want it.

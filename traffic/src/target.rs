@@ -242,6 +242,8 @@ mod tests {
     fn a_replayer_of_the_version_before_takes_a_document_without_new_keys() {
         let json = serde_json::to_string(&TargetDocument::new("http://h")).unwrap();
         for key in [
+            "documents",
+            "kafka",
             "breaker",
             "redirects",
             "retries",

@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reprise_traffic::breaker::{Breaker, BreakerSettings};
 use reprise_traffic::changes::{HeaderRewrite, UrlRewrite};
 use reprise_traffic::recording::RecordingSettings;
@@ -20,7 +21,7 @@ use tempfile::NamedTempFile;
 use super::kafka;
 use super::limit::Limit;
 use super::options::{HttpOutput, Modifiers, Options, Output, StreamOutput};
-use super::place::{Login, Server};
+use super::place::{Elasticsearch, Login, Server};
 use super::rule::{self, Share};
 
 /// Documents in the outputs' order, and what they need as long as they are in use.
@@ -150,6 +151,7 @@ fn http(
     document.skip_verify = settings.skip_verify;
     document.original_host = settings.original_host;
     document.breaker = Breaker::On(BREAKER);
+    document.documents = settings.elasticsearch.as_ref().map(index);
     document.track_response = settings.track_response.then_some(settings.response_buffer);
     if let Some(login) = &server.login {
         // Only its owner may read it, and it is gone with the process.
@@ -159,6 +161,20 @@ fn http(
         logins.push(file);
     }
     Ok(document)
+}
+
+/// The URL of an index, the login's own characters written so that they are no part of it.
+fn index(elasticsearch: &Elasticsearch) -> String {
+    let Elasticsearch { server, index } = elasticsearch;
+    let login = server.login.as_ref().map(|login| {
+        let part = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+        format!("{}:{}@", part(&login.user), part(&login.password.0))
+    });
+    let login = login.unwrap_or_default();
+    match server.url.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{login}{rest}/{index}"),
+        None => format!("{}/{index}", server.url),
+    }
 }
 
 fn stream(url: &str, settings: &StreamOutput) -> TargetDocument {

@@ -236,6 +236,8 @@ mod tests {
             ("{url: 'tcp://h:1', server_name: s}", "server_name"),
             ("{url: 'http://h', stream: {}}", "stream"),
             ("{url: 'http://h', kafka: {}}", "kafka"),
+            ("{url: 'http://h', documents: 'h:9200'}", "no index"),
+            ("{url: 'null:', documents: 'h:9200/i'}", "documents"),
             ("{url: 'kafka://h'}", "no topic"),
             ("{url: 'kafka://h/t', skip_verify: true}", "skip_verify"),
             (

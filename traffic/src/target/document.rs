@@ -13,6 +13,7 @@ use super::file::parse_yaml;
 use super::{StreamSettings, TargetError};
 use crate::breaker::Breaker;
 use crate::changes::{HeaderRewrite, UrlRewrite};
+use crate::documents::Address;
 use crate::kafka::KafkaSettings;
 use crate::recording::RecordingSettings;
 use crate::rules::{FiltersSee, HeaderRule, Part, Share, ShareBy, ValueLimit};
@@ -196,6 +197,10 @@ pub struct TargetDocument {
     /// Bytes of each answer's body that are kept for those who look at answers to replays; none are without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub track_response: Option<ByteSize>,
+    /// Where a document about each replay goes, `http[s]://[USER:PASSWORD@]HOST[:PORT]/INDEX`, in Elasticsearch or
+    /// OpenSearch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub documents: Option<String>,
     /// How files are written, where the URL is one of a recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingSettings>,
@@ -292,6 +297,7 @@ impl TargetDocument {
             client_key_file: None,
             server_name: None,
             track_response: None,
+            documents: None,
             recording: None,
             stream: None,
             kafka: None,
@@ -328,6 +334,9 @@ impl TargetDocument {
             ));
         }
         self.breaker.check()?;
+        if let Some(url) = &self.documents {
+            Address::parse(url).map_err(|error| format!("documents: {error}"))?;
+        }
         let names = self.set_headers.keys().chain(&self.remove_headers);
         let authorization = |name: &String| name.eq_ignore_ascii_case("authorization");
         if self.basic_auth_file.is_some() && names.clone().any(authorization) {
@@ -354,9 +363,12 @@ impl TargetDocument {
         }
     }
 
-    /// Bytes of an answer's body that are kept, if answers are.
+    /// Bytes of an answer's body that are kept, if answers are: documents need the head alone.
     pub fn keeps_of_answers(&self) -> Option<usize> {
-        self.track_response.map(ByteSize::as_usize)
+        let for_documents = self.documents.as_ref().map(|_| 0);
+        self.track_response
+            .map(ByteSize::as_usize)
+            .or(for_documents)
     }
 
     /// True where both ask for the same changes of requests.
