@@ -1,5 +1,6 @@
 //! A listener's settings: names, defaults and their meaning, for the configuration file and the flags.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,15 +8,18 @@ use anyhow::bail;
 use reprise_node::ListenAddress;
 use reprise_node::config::{ByteSize, duration};
 use reprise_node::privileges::Account;
+use reprise_traffic::kafka::KafkaSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::{self, CaptureSpec, NamePattern, Tunnel};
 use crate::governor::CpuLimit;
+use crate::kafka::Begin;
+use crate::limit::SourceLimit;
 use crate::packet::VniRule;
 use crate::reading::crowd::Users;
 use crate::reading::pace::{Pacing, Rate, Repeat, Speed, Stage};
 use crate::reassembly::{Answers, Limits};
-use crate::{SourceSettings, budget, limit, mirror, reading, record_port};
+use crate::{SourceSettings, budget, limit, mirror, reading, record_port, topic};
 
 /// Where people and probes find a listener's admin port by default.
 pub const ADMIN_PORT: u16 = 28493;
@@ -25,6 +29,10 @@ const ANSWERS: Answers = Answers::Switches;
 
 /// A larger request would not fit into a message with what surrounds it.
 pub const MAX_EXCHANGE: ByteSize = ByteSize::mib(64);
+
+/// What is said where nothing is to be captured.
+pub const NO_SOURCE: &str =
+    "nothing to capture: give --capture IFACE:PORT, --mirror ADDR, --read FILE or --kafka URL";
 
 /// A listener's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +65,18 @@ pub struct Config {
     pub nice: u8,
     /// Where proxies send copies of requests.
     pub mirror: Vec<ListenAddress>,
+    /// Topics to read, `kafka://HOST:PORT[,HOST:PORT]/TOPIC`.
+    pub kafka: Vec<String>,
+    /// Their consumer group.
+    pub kafka_group: String,
+    /// Where to begin in what the group has not committed: `newest`, `oldest`, or an offset for whatever it has.
+    pub kafka_begin: Begin,
+    /// Production's pace times this; without it messages leave as they come.
+    pub kafka_speed: Option<Speed>,
+    /// Of each topic so many requests a second; the excess is dropped and counted.
+    pub kafka_limit: Option<NonZeroU32>,
+    /// How brokers are spoken to, and what messages are.
+    pub kafka_client: Option<KafkaSettings>,
     /// Capture files and recordings to read, as one stream; `-` is standard input.
     pub read: Vec<PathBuf>,
     /// Ports that servers listen on in those files; none for any.
@@ -110,6 +130,12 @@ impl Default for Config {
             user: None,
             nice: 0,
             mirror: Vec::new(),
+            kafka: Vec::new(),
+            kafka_group: topic::GROUP.to_owned(),
+            kafka_begin: Begin::Newest,
+            kafka_speed: None,
+            kafka_limit: None,
+            kafka_client: None,
             read: Vec::new(),
             read_port: Vec::new(),
             speed: None,
@@ -178,15 +204,38 @@ impl Config {
             mirror: self.mirror.clone(),
             mirror_status: mirror::Status::default(),
             record_ports: record_port::Settings::default(),
+            topics: self.topics(),
             dummy: false,
             readings: vec![reading],
-            limits: limit::Limits::default(),
+            limits: limit::Limits {
+                topics: self.kafka_limit.map(SourceLimit::PerSecond),
+                ..limit::Limits::default()
+            },
             middleware: None,
             prettify: false,
             max_exchange: self.max_exchange,
             memory: self.memory,
             process: budget::LISTENER,
         }
+    }
+
+    fn topics(&self) -> Vec<topic::Settings> {
+        let topic = |url: &String| topic::Settings {
+            url: url.clone(),
+            client: self.kafka_client.clone().unwrap_or_default(),
+            group: self.kafka_group.clone(),
+            begin: self.kafka_begin,
+            speed: self.kafka_speed.and_then(Speed::factor),
+        };
+        self.kafka.iter().map(topic).collect()
+    }
+
+    /// True where nothing is to be captured.
+    pub fn has_no_source(&self) -> bool {
+        self.capture.is_empty()
+            && self.mirror.is_empty()
+            && self.read.is_empty()
+            && self.kafka.is_empty()
     }
 
     /// Checks what one setting alone does not show.
@@ -200,12 +249,15 @@ impl Config {
                 self.max_exchange
             );
         }
-        if self.capture.is_empty() && self.mirror.is_empty() && self.read.is_empty() {
-            bail!("nothing to capture: give --capture IFACE:PORT, --mirror ADDR or --read FILE");
+        if self.has_no_source() {
+            bail!("{NO_SOURCE}");
         }
         let sources = self.sources();
         for reading in &sources.readings {
             reading.check()?;
+        }
+        for topic in &sources.topics {
+            topic.check()?;
         }
         sources.plan().budget()?;
         capture::check(&sources.capture)?;

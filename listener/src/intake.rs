@@ -7,6 +7,7 @@
 //! ([`waiting`]), and nothing of theirs is shed or dropped.
 
 mod ahead;
+mod owed;
 mod through;
 mod waiting;
 
@@ -20,6 +21,7 @@ use reprise_traffic::{Closed, Disposition, DropReason, Epoch};
 use tokio::sync::Notify;
 
 use ahead::ReadAhead;
+use owed::Owed;
 pub(crate) use waiting::Due;
 
 use crate::budget::Budget;
@@ -55,6 +57,7 @@ struct Inner {
     window: Window,
     books: Books,
     ahead: ReadAhead,
+    owed: Owed,
     /// Bytes that were taken in since the last [`Intake::announce`].
     unannounced: usize,
     /// The life is over: nothing that the process itself offers is taken in any more.
@@ -83,6 +86,7 @@ impl Intake {
             window,
             books,
             ahead: ReadAhead::new(Instant::now()),
+            owed: Owed::default(),
             unannounced: 0,
             is_over: false,
         });
@@ -178,6 +182,11 @@ impl Intake {
         self.freed.notify_waiters();
     }
 
+    /// True where all messages pass a program.
+    pub(crate) fn has_middleware(&self) -> bool {
+        self.middleware.get().is_some()
+    }
+
     /// This life of the listener.
     pub fn epoch(&self) -> &Arc<Epoch> {
         &self.epoch
@@ -205,6 +214,7 @@ impl Intake {
             let own = *settlement.id.epoch == *self.epoch;
             if own && inner.window.settle(settlement.id.sequence) {
                 inner.books.settle(&settlement.outcomes);
+                inner.owed.end(settlement.id.sequence);
             }
         }
         inner.ahead.settled(settlements.len(), Instant::now());
@@ -225,6 +235,10 @@ impl Intake {
         let mut inner = self.lock();
         let lost = inner.window.close(stream);
         inner.books.settle_all(Disposition::Unknown, lost.entrusted);
+        if lost.entrusted > 0 {
+            let Inner { window, owed, .. } = &mut *inner;
+            owed.end_all(|sequence| window.has_settled(sequence));
+        }
         if inner.window.unsettled() == 0 {
             self.emptied.notify_waiters();
         }
@@ -265,6 +279,7 @@ impl Intake {
     pub fn give_up(&self) {
         let mut inner = self.lock();
         let (unsent, sent) = inner.window.give_up();
+        inner.owed.give_up();
         inner.books.dropped(DropReason::ListenerStopped, unsent);
         inner.books.settle_all(Disposition::Unknown, sent);
     }

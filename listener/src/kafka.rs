@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reprise_kafka::{Complaints, ConfigError};
 use reprise_traffic::{ByteSize, Kafka};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use tokio::sync::{mpsc, oneshot};
 
 pub use delivered::{Delivered, Ticket};
@@ -32,8 +33,8 @@ const STOP: Duration = Duration::from_secs(1);
 /// Messages between the reader and whoever takes them; their bytes are the bound that counts.
 const QUEUE: usize = 1024;
 
-/// Where to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where to begin. Written `newest`, `oldest`, or as an offset; `-1` and `-2` are GoReplay's words for the first two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub enum Begin {
     /// With what comes from now on, where the group has committed nothing.
     Newest,
@@ -47,12 +48,12 @@ impl FromStr for Begin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Begin, String> {
-        match text.parse() {
-            Ok(-1) => Ok(Begin::Newest),
-            Ok(-2) => Ok(Begin::Oldest),
-            Ok(offset @ 0..) => Ok(Begin::At(offset)),
+        match (text, text.parse()) {
+            ("newest", _) | (_, Ok(-1)) => Ok(Begin::Newest),
+            ("oldest", _) | (_, Ok(-2)) => Ok(Begin::Oldest),
+            (_, Ok(offset @ 0..)) => Ok(Begin::At(offset)),
             _ => Err(format!(
-                "offset {text:?}: write -1 for the newest, -2 for the oldest, or an offset from 0"
+                "offset {text:?}: write newest or -1, oldest or -2, or an offset from 0"
             )),
         }
     }
@@ -61,8 +62,8 @@ impl FromStr for Begin {
 impl fmt::Display for Begin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Begin::Newest => f.write_str("-1"),
-            Begin::Oldest => f.write_str("-2"),
+            Begin::Newest => f.write_str("newest"),
+            Begin::Oldest => f.write_str("oldest"),
             Begin::At(offset) => write!(f, "{offset}"),
         }
     }
@@ -209,6 +210,57 @@ impl Ends {
     }
 }
 
+#[cfg(test)]
+impl Ends {
+    /// Of a topic of one partition without brokers.
+    pub(crate) fn of_nobody() -> Ends {
+        let kafka = Kafka::new("kafka://127.0.0.1:1/t", Default::default()).unwrap();
+        let shared = Shared {
+            delivered: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            complaints: Complaints::new(&kafka),
+        };
+        shared.delivered().assign(0, None);
+        Ends(Arc::new(shared))
+    }
+
+    /// A message that was read.
+    pub(crate) fn owe(&self, offset: i64) -> Debt {
+        let ticket = self.0.delivered().read(0, offset);
+        Debt::new(self.clone(), ticket.unwrap())
+    }
+
+    /// The offset below which all has ended.
+    pub(crate) fn due(&self) -> i64 {
+        self.0.delivered().due()[0].1
+    }
+}
+
+/// What is owed for a message: its end, said once. Where this is dropped the message never ends, and is read again.
+#[derive(Debug)]
+pub(crate) struct Debt {
+    ends: Ends,
+    ticket: Ticket,
+}
+
+impl Debt {
+    pub(crate) fn new(ends: Ends, ticket: Ticket) -> Debt {
+        Debt { ends, ticket }
+    }
+
+    /// The message has ended.
+    pub(crate) fn end(self) {
+        self.ends.end(self.ticket);
+    }
+}
+
+impl fmt::Display for Debt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ticket.partition, self.ticket.offset)
+    }
+}
+
 /// What the thread and those whom it serves share.
 #[derive(Debug)]
 struct Shared {
@@ -242,9 +294,9 @@ mod tests {
             ("77", Begin::At(77)),
         ] {
             let read: Begin = text.parse().unwrap();
-            assert_eq!((read, read.to_string().as_str()), (begin, text));
+            assert_eq!((read, read.to_string().parse()), (begin, Ok(begin)));
         }
-        for text in ["-3", "", "newest", "1.5"] {
+        for text in ["-3", "", "new", "1.5"] {
             assert!(text.parse::<Begin>().unwrap_err().contains("-2"), "{text}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! What enters: packets from interfaces ([`capture`], [`packet`]), put together to streams ([`reassembly`]) and read
 //! as requests ([`http`]); packets from files the same way ([`reading`], [`capture_file`]); or whole requests from
-//! proxies ([`mirror`]); or records that others send ([`record_port`]) or the process itself has ([`feed`]). Each enters the resend window ([`intake`], [`window`]). What leaves: batches to a relay
+//! proxies ([`mirror`]); or records that others send ([`record_port`]), that a topic of Kafka's holds ([`topic`], [`kafka`]) or the process itself has ([`feed`]). Each enters the resend window ([`intake`], [`window`]). What leaves: batches to a relay
 //! ([`ship`]). What may be lost: packets that the kernel could not hand over, requests that lack a byte, whole
 //! sessions where memory or CPU is short ([`budget`], [`shed`], [`governor`]), requests for which the window had no
 //! room; each is counted by its reason ([`edge`], the ledger). A listener never stands in the path of production and
@@ -22,6 +22,7 @@ pub mod mirror;
 pub mod reading;
 pub mod record_port;
 pub mod records;
+pub mod topic;
 
 pub mod middleware;
 mod prettify;
@@ -75,6 +76,7 @@ use crate::records::Turns;
 use crate::shed::Shed;
 use crate::ship::Relays;
 use crate::sources::CaptureSink;
+use crate::topic::Topic;
 
 /// Unsettled exchanges in the window; their bytes, which come out of the budget, are the bound that counts.
 const WINDOW_EXCHANGES: usize = 1 << 18;
@@ -115,6 +117,7 @@ pub struct Listener {
     mirror_addresses: Vec<SocketAddr>,
     record_ports: Vec<RecordPort>,
     record_addresses: Vec<SocketAddr>,
+    topics: Vec<Topic>,
     dummy: Option<Dummy>,
     feed: Feed,
     readings: Vec<Reading>,
@@ -129,13 +132,14 @@ impl Listener {
     /// Starts to capture and to ship.
     ///
     /// # Errors
-    /// When the system grants no thread.
+    /// When the system grants no thread, or a file of a topic's settings is of no use.
     pub fn start(parts: Parts) -> anyhow::Result<Listener> {
         let Sources {
             captures,
             mirrors: sockets,
             mirror_status,
             record_ports,
+            topics,
             dummy,
             readings: files,
             limits,
@@ -194,6 +198,19 @@ impl Listener {
         let record_ports =
             record_port::start(record_ports, &entry, || limiter(limits.record_ports))?;
         let record_addresses = record_ports.iter().map(RecordPort::address).collect();
+        let entry = Arc::new(topic::Entry {
+            intake: intake.clone(),
+            discards,
+            turns: turns.clone(),
+            edge: edge.clone(),
+            budget: budget.clone(),
+            max_exchange,
+        });
+        let start = |topic: topic::Opened| topic.start(entry.clone(), limiter(limits.topics));
+        let topics = topics
+            .into_iter()
+            .map(start)
+            .collect::<anyhow::Result<_>>()?;
         let dummy = dummy.then(|| Dummy::start(sink(limits.dummy)));
         let captured = CaptureSink {
             intake: intake.clone(),
@@ -246,6 +263,7 @@ impl Listener {
             mirror_addresses,
             record_ports,
             record_addresses,
+            topics,
             dummy,
             feed,
             readings,
@@ -313,6 +331,10 @@ impl Listener {
         for mirror in self.mirrors {
             mirror.stop().await;
         }
+        let mut paused = Vec::new();
+        for topic in self.topics {
+            paused.push(topic.pause().await);
+        }
         for stopped in stopping {
             if let Err(error) = stopped.await {
                 warn!(%error, "a record port failed");
@@ -347,6 +369,13 @@ impl Listener {
             self.intake.give_up();
         }
         self.intake.end_feed();
+        // Only now has ended what will.
+        let stopping = paused.into_iter().map(|topic| tokio::spawn(topic.stop()));
+        for stopped in stopping.collect::<Vec<_>>() {
+            if let Err(error) = stopped.await {
+                warn!(%error, "a topic's end failed");
+            }
+        }
         self.stop_shipping.cancel();
         if let Err(error) = self.shipping.await {
             warn!(%error, "shipping failed");

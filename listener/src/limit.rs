@@ -24,7 +24,7 @@ pub enum SourceLimit {
     Share(f64),
 }
 
-/// What the sources of a listener are limited to. Each port has a limit of its own, and so have all captures together, and
+/// What the sources of a listener are limited to. Each port and each topic has a limit of its own, and so have all captures together, and
 /// all files.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Limits {
@@ -38,6 +38,8 @@ pub struct Limits {
     pub dummy: Option<SourceLimit>,
     /// What is in files.
     pub files: Option<SourceLimit>,
+    /// Messages, of each topic.
+    pub topics: Option<SourceLimit>,
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use crate::budget::{Budget, Plan};
 use crate::intake::Intake;
 use crate::limit::{Limiter, Limits};
 use crate::shed::Shed;
-use crate::{capture, middleware, mirror, reading, reassembly, record_port};
+use crate::{capture, middleware, mirror, reading, reassembly, record_port, topic};
 
 /// What to capture.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct SourceSettings {
     pub mirror_status: mirror::Status,
     /// Where others send streams of records.
     pub record_ports: record_port::Settings,
+    /// Topics of Kafka's.
+    pub topics: Vec<topic::Settings>,
     /// Whether there is a request a second of our own.
     pub dummy: bool,
     /// Capture files and recordings, each of these a stream of its own that begins at once.
@@ -68,6 +70,7 @@ pub struct Sources {
     pub(crate) mirrors: Vec<TcpListener>,
     pub(crate) mirror_status: mirror::Status,
     pub(crate) record_ports: record_port::Opened,
+    pub(crate) topics: Vec<topic::Opened>,
     pub(crate) dummy: bool,
     pub(crate) readings: Vec<reading::Opened>,
     pub(crate) limits: Limits,
@@ -98,6 +101,7 @@ impl Sources {
             .map(bind)
             .collect::<anyhow::Result<Vec<_>>>()?;
         let record_ports = record_port::open(&settings.record_ports)?;
+        let topics = topic::open(&settings.topics)?;
         let shed = Arc::new(Shed::new(budget.clone()));
         let captures = capture::open(capture::Settings {
             budget: budget.clone(),
@@ -109,10 +113,12 @@ impl Sources {
             live: !settings.capture.specs.is_empty()
                 || !mirrors.is_empty()
                 || !record_ports.is_empty()
+                || !topics.is_empty()
                 || settings.dummy,
             mirrors,
             mirror_status: settings.mirror_status,
             record_ports,
+            topics,
             dummy: settings.dummy,
             readings,
             limits: settings.limits,

@@ -219,7 +219,7 @@ impl Window {
         if self.closings.is_full() || !self.budget.take_moved(closings::SIZE) {
             return Err(Full);
         }
-        let below = self.base + self.slots.len() as u64;
+        let below = self.next_sequence();
         self.closings.push(below, closed);
         Ok(())
     }
@@ -231,7 +231,7 @@ impl Window {
     }
 
     fn push(&mut self, request: Captured, due_ns: Option<u64>, size: usize) {
-        let sequence = self.base + self.slots.len() as u64;
+        let sequence = self.next_sequence();
         let id = ExchangeId {
             epoch: self.epoch.clone(),
             sequence,
@@ -443,6 +443,21 @@ impl Window {
         }
         self.forget_settled();
         lost
+    }
+
+    /// The number that the next exchange will have.
+    pub fn next_sequence(&self) -> u64 {
+        self.base + self.slots.len() as u64
+    }
+
+    /// True of an exchange that was here and has ended.
+    pub fn has_settled(&self, sequence: u64) -> bool {
+        let Some(index) = sequence.checked_sub(self.base) else {
+            return true;
+        };
+        let slot = usize::try_from(index).ok();
+        let slot = slot.and_then(|index| self.slots.get(index));
+        slot.is_some_and(Slot::is_settled)
     }
 
     /// Every sequence number below this one is settled.

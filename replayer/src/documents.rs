@@ -5,7 +5,6 @@
 //! refuses for good, and what is left when [`Documents::close`] runs out of patience; [`Counts`] has both. Nothing waits
 //! for the server but the documents.
 
-mod address;
 mod bulk;
 mod document;
 mod sender;
@@ -15,13 +14,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-pub use address::Address;
 pub use document::Document;
+pub use reprise_traffic::documents::Address;
 
 use crate::tls::TlsError;
 use bulk::Entry;
@@ -62,6 +62,17 @@ pub enum StartError {
 #[error("too many documents wait for the server")]
 pub struct Full;
 
+/// What became of a target's documents.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Meter {
+    /// The server has them.
+    pub(crate) sent: Counter,
+    /// It wouldn't have them.
+    pub(crate) refused: Counter,
+    /// There was no room for them, or no time at the end.
+    pub(crate) dropped: Counter,
+}
+
 /// Where the documents went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -88,7 +99,18 @@ impl Documents {
     /// # Errors
     /// When TLS can't be set up.
     pub fn start(address: Address, trust: &Trust, limits: Limits) -> Result<Documents, StartError> {
+        Documents::counted(address, trust, limits, Meter::default())
+    }
+
+    /// The same, counted by those who show it.
+    pub(crate) fn counted(
+        address: Address,
+        trust: &Trust,
+        limits: Limits,
+        meter: Meter,
+    ) -> Result<Documents, StartError> {
         let shared = Arc::new(Shared {
+            meter,
             server: address.to_string(),
             state: Mutex::default(),
         });
@@ -119,6 +141,7 @@ impl Documents {
             let full = waiting.bytes + size > self.limits.bytes
                 || waiting.documents >= self.limits.documents.max(1);
             if full && waiting.documents > 0 {
+                self.shared.meter.dropped.inc();
                 return Err(Full);
             }
             waiting.bytes += size;
@@ -152,6 +175,7 @@ impl Documents {
             task.abort();
         }
         let counts = shared.counts();
+        shared.meter.dropped.inc_by(counts.waiting);
         let Counts {
             indexed,
             refused,
@@ -187,6 +211,7 @@ struct State {
 struct Shared {
     /// For messages.
     server: String,
+    meter: Meter,
     state: Mutex<State>,
 }
 
@@ -208,6 +233,8 @@ impl Shared {
     /// So many documents have ended, of so many bytes.
     fn settle(&self, indexed: usize, refused: usize, bytes: usize) {
         let mut state = self.state();
+        self.meter.sent.inc_by(indexed as u64);
+        self.meter.refused.inc_by(refused as u64);
         state.indexed += indexed as u64;
         state.refused += refused as u64;
         state.waiting.documents -= indexed + refused;

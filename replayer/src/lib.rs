@@ -19,6 +19,7 @@ mod runner;
 mod schedule;
 mod sender;
 mod sessions;
+mod teller;
 
 mod client;
 mod connection;
@@ -48,7 +49,7 @@ mod run;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use reprise_proto::Inlet;
@@ -75,6 +76,9 @@ pub const TARGET_JOBS: usize = 1 << 15;
 
 /// Between two looks for listeners that have been silent.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// What documents have at the end in any case.
+const LAST: Duration = Duration::from_secs(2);
 
 /// A running replayer.
 pub struct Replayer {
@@ -152,6 +156,7 @@ impl Replayer {
 
     /// Gives back what comes from now on, and waits until all that was taken has ended.
     pub async fn drain(self, patience: Duration) {
+        let started = Instant::now();
         self.leaving.cancel();
         self.hurry();
         self.relays.close();
@@ -167,6 +172,10 @@ impl Replayer {
                 waiting, "not all ended in time; what waited was not sent"
             );
         }
+        // Each ends with the answer that it is about, or before.
+        self.desk
+            .close_documents(patience.saturating_sub(started.elapsed()).max(LAST))
+            .await;
         self.stopped.cancel();
     }
 }

@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use reprise_traffic::{Answer, TargetName};
 
+use crate::documents;
 use crate::fidelity::{Fidelities, Fidelity};
 
 /// All that a replayer measures, by target.
@@ -23,6 +24,7 @@ pub(crate) struct Metrics {
     fidelities: Fidelities,
     breakers: Breakers,
     streams: Streams,
+    documents: DocumentCounts,
     answers: Answers,
     closed_dropped: Family<TargetLabel, Counter>,
 }
@@ -44,6 +46,7 @@ pub(crate) struct SenderMeters {
     pub(crate) breaker: BreakerMeter,
     /// Of all targets: most are none.
     pub(crate) streams: Streams,
+    pub(crate) documents: documents::Meter,
 }
 
 impl Metrics {
@@ -59,6 +62,7 @@ impl Metrics {
             fidelities: Fidelities::register(registry),
             breakers: Breakers::register(registry),
             streams: Streams::register(registry),
+            documents: DocumentCounts::register(registry),
             answers: Answers::register(registry),
             closed_dropped,
         }
@@ -71,6 +75,7 @@ impl Metrics {
             sending: SenderMeters {
                 breaker: self.breakers.of(target),
                 streams: self.streams.clone(),
+                documents: self.documents.of(target),
             },
             answers: self.answers.of(target),
             closed_dropped: self
@@ -255,6 +260,45 @@ pub(crate) struct StreamMeter {
     pub(crate) connections: Gauge,
     pub(crate) reconnects: Counter,
     pub(crate) in_doubt: Counter,
+}
+
+/// What became of documents about replays, by target.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DocumentCounts {
+    sent: Family<TargetLabel, Counter>,
+    refused: Family<TargetLabel, Counter>,
+    dropped: Family<TargetLabel, Counter>,
+}
+
+impl DocumentCounts {
+    pub(crate) fn register(registry: &mut Registry) -> DocumentCounts {
+        let counts = DocumentCounts::default();
+        registry.register(
+            "reprise_documents_sent",
+            "Documents about replays that their server has",
+            counts.sent.clone(),
+        );
+        registry.register(
+            "reprise_documents_refused",
+            "Documents about replays that their server would not have",
+            counts.refused.clone(),
+        );
+        registry.register(
+            "reprise_documents_dropped",
+            "Documents about replays for which there was no room while their server was away, or no time at the end",
+            counts.dropped.clone(),
+        );
+        counts
+    }
+
+    pub(crate) fn of(&self, target: &TargetName) -> documents::Meter {
+        let label = TargetLabel::of(target);
+        documents::Meter {
+            sent: self.sent.get_or_create(&label).clone(),
+            refused: self.refused.get_or_create(&label).clone(),
+            dropped: self.dropped.get_or_create(&label).clone(),
+        }
+    }
 }
 
 /// How much of production's answer came with a request.

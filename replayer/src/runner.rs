@@ -83,8 +83,8 @@ struct Current {
 }
 
 impl Current {
-    fn new(target: Arc<Target>, sending: &SenderMeters) -> Arc<Current> {
-        let sender = Arc::new(Sender::new(&target, sending));
+    fn new(target: Arc<Target>, room: Room, sending: &SenderMeters) -> Arc<Current> {
+        let sender = Arc::new(Sender::new(&target, room, sending));
         Current::by(target, sender)
     }
 
@@ -97,13 +97,13 @@ impl Current {
     }
 
     /// A newer revision; the client, its connections and the breaker stay where the document is the same.
-    fn with(&self, target: &Arc<Target>, sending: &SenderMeters) -> Arc<Current> {
+    fn with(&self, target: &Arc<Target>, room: Room, sending: &SenderMeters) -> Arc<Current> {
         let has_changed = target.document != self.target.document;
         if self.sender.serves(target, has_changed) {
             return Current::by(target.clone(), self.sender.clone());
         }
         self.sender.retire();
-        Current::new(target.clone(), sending)
+        Current::new(target.clone(), room, sending)
     }
 }
 
@@ -119,7 +119,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         tap: Option<Tap>,
     ) -> Runner<T> {
         Runner {
-            current: Mutex::new(Current::new(target, &meters.sending)),
+            current: Mutex::new(Current::new(target, room, &meters.sending)),
             sessions: Mutex::new(Sessions::new(room)),
             room,
             latency: meters.latency,
@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Runner<T> {
         let newer = target.revision > known.revision
             || (target.document != known.document && current.since.elapsed() > SKEW);
         if newer {
-            *current = current.with(target, &self.sending);
+            *current = current.with(target, self.room, &self.sending);
         }
     }
 
@@ -386,13 +386,21 @@ impl<T: Send + Sync + 'static> Runner<T> {
         if matches!(sent.disposition, Disposition::Replayed(_)) {
             self.latency.observe(sent.latency);
         }
-        if let (Some(answer), Some(tap)) = (sent.answer, &self.tap) {
+        let began_ns = || {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let now = now.unwrap_or_default();
+            let began = now.unwrap_or_default().saturating_sub(latency);
+            began.as_nanos() as u64
+        };
+        if let Some(teller) = &server.teller {
+            teller.tell(&job.exchange, &sent, began_ns());
+        }
+        let is_tracked = current.target.document.track_response.is_some();
+        let tap = self.tap.as_ref().filter(|_| is_tracked);
+        if let (Some(answer), Some(tap)) = (sent.answer, tap) {
             (tap.0)(Replayed {
                 exchange: job.exchange.clone(),
                 target: current.target.name.clone(),
-                began_ns: now.saturating_sub(latency).as_nanos() as u64,
+                began_ns: began_ns(),
                 latency,
                 answer,
             });
@@ -404,6 +412,16 @@ impl<T: Send + Sync + 'static> Runner<T> {
     pub(crate) fn hurry(&self) {
         if let Sender::Sink(sink) = &*self.current().sender {
             sink.hurry();
+        }
+    }
+
+    /// Waits until all documents about replays are sent, and gives up what is left then.
+    pub(crate) async fn close_documents(&self, patience: Duration) {
+        let current = self.current();
+        if let Sender::Server(server) = &*current.sender
+            && let Some(teller) = &server.teller
+        {
+            teller.close(patience).await;
         }
     }
 

@@ -10,8 +10,10 @@ use tracing::warn;
 
 use crate::client::TargetClient;
 use crate::gate::Gate;
-use crate::metrics::{BreakerMeter, SenderMeters};
+use crate::metrics::SenderMeters;
+use crate::sessions::Room;
 use crate::sink::Sink;
+use crate::teller::Teller;
 
 /// Takes a target's requests.
 pub(crate) enum Sender {
@@ -30,19 +32,25 @@ pub(crate) struct Server {
     pub(crate) client: TargetClient,
     pub(crate) permits: Semaphore,
     pub(crate) gate: Gate,
+    /// Where documents are asked for.
+    pub(crate) teller: Option<Teller>,
 }
 
 impl Sender {
-    /// What a document asks for.
-    pub(crate) fn new(target: &Target, meters: &SenderMeters) -> Sender {
+    /// What a document asks for; of the target so much may be here.
+    pub(crate) fn new(target: &Target, room: Room, meters: &SenderMeters) -> Sender {
         let made = match &target.destination {
             Destination::Server(endpoint) => {
-                let made = server(target, endpoint, &meters.breaker);
+                let made = server(target, endpoint, room, meters);
                 made.map(|server| Sender::Server(Box::new(server)))
             }
             Destination::Nowhere => Ok(Sender::Nowhere),
-            Destination::Recording(_) | Destination::Stream(_) | Destination::Stdout => {
-                Sink::of(target, &meters.streams).map(|sink| Sender::Sink(Box::new(sink)))
+            Destination::Recording(_)
+            | Destination::Stream(_)
+            | Destination::Kafka(_)
+            | Destination::Stdout => {
+                let made = Sink::of(target, room, &meters.streams);
+                made.map(|sink| Sender::Sink(Box::new(sink)))
             }
         };
         made.unwrap_or_else(|error| {
@@ -68,11 +76,17 @@ impl Sender {
     }
 }
 
-fn server(target: &Target, endpoint: &Endpoint, breaker: &BreakerMeter) -> Result<Server, String> {
+fn server(
+    target: &Target,
+    endpoint: &Endpoint,
+    room: Room,
+    meters: &SenderMeters,
+) -> Result<Server, String> {
     let client = TargetClient::new(target, endpoint).map_err(|error| error.to_string())?;
     Ok(Server {
         client,
         permits: Semaphore::new(target.document.concurrency.get() as usize),
-        gate: Gate::new(target, breaker.clone()),
+        gate: Gate::new(target, meters.breaker.clone()),
+        teller: Teller::start(target, room, &meters.documents)?,
     })
 }

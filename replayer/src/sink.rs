@@ -7,6 +7,7 @@
 mod records;
 mod stdout;
 mod stream;
+mod topic;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,7 @@ use crate::recording::Recorder;
 use crate::sessions::Room;
 use stdout::Stdout;
 use stream::Streamer;
+use topic::Topic;
 
 /// Called once, with how an exchange ended.
 pub(crate) type End = Box<dyn FnOnce(Arc<Exchange>, Disposition) + Send>;
@@ -39,14 +41,16 @@ pub(crate) enum Sink {
     Stdout(Stdout),
     /// Connections that take a stream.
     Stream(Streamer),
+    /// A topic of Kafka's.
+    Topic(Box<Topic>),
 }
 
 impl Sink {
-    /// What a target's document asks for.
+    /// What a target's document asks for; of a topic so much may be here.
     ///
     /// # Errors
     /// One line, when it can't be had.
-    pub(crate) fn of(target: &Target, streams: &Streams) -> Result<Sink, String> {
+    pub(crate) fn of(target: &Target, room: Room, streams: &Streams) -> Result<Sink, String> {
         match &target.destination {
             Destination::Recording(recording) => {
                 let started = Recorder::start(target, recording);
@@ -64,6 +68,12 @@ impl Sink {
                     .map(Sink::Stream)
                     .map_err(|e| format!("target {}: {e}", target.name))
             }
+            Destination::Kafka(kafka) => {
+                let started = Topic::start(target, kafka, room);
+                started
+                    .map(|topic| Sink::Topic(Box::new(topic)))
+                    .map_err(|e| format!("target {}: {e}", target.name))
+            }
             Destination::Server(_) | Destination::Nowhere => {
                 Err(format!("target {}: is no sink", target.name))
             }
@@ -76,6 +86,7 @@ impl Sink {
             (Sink::Files(recorder), Destination::Recording(_)) => recorder.serves(newer),
             (Sink::Stdout(stdout), Destination::Stdout) => stdout.serves(newer),
             (Sink::Stream(streamer), Destination::Stream(_)) => streamer.serves(newer),
+            (Sink::Topic(topic), Destination::Kafka(_)) => topic.serves(newer),
             _ => false,
         }
     }
@@ -87,6 +98,7 @@ impl Sink {
             Sink::Files(recorder) => recorder.take(entry, most),
             Sink::Stdout(stdout) => stdout.take(entry, most),
             Sink::Stream(streamer) => streamer.take(entry, most),
+            Sink::Topic(topic) => topic.take(entry, most),
         }
     }
 
@@ -95,7 +107,7 @@ impl Sink {
         match self {
             Sink::Files(recorder) => recorder.hurry(),
             // They never wait for more.
-            Sink::Stdout(_) | Sink::Stream(_) => {}
+            Sink::Stdout(_) | Sink::Stream(_) | Sink::Topic(_) => {}
         }
     }
 
@@ -105,6 +117,7 @@ impl Sink {
             Sink::Files(recorder) => recorder.load(),
             Sink::Stdout(stdout) => stdout.load(),
             Sink::Stream(streamer) => streamer.load(),
+            Sink::Topic(topic) => topic.load(),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
+use futures_util::future::join_all;
 use reprise_proto::{
     Batch, Delivery, Downstream, Inlet, Item, LinkError, Notice, Parcel, Settlement, Upstream,
     in_order,
@@ -407,6 +408,15 @@ impl Desk {
             .iter()
             .map(|runner| runner.load())
             .fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
+    }
+
+    /// Waits until all documents about replays are sent, and gives up what is left then.
+    pub(crate) async fn close_documents(&self, patience: Duration) {
+        let runners: Vec<_> = self.lock().runners.values().cloned().collect();
+        let closing = runners
+            .iter()
+            .map(|runner| runner.close_documents(patience));
+        join_all(closing).await;
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
@@ -173,10 +173,13 @@ impl Embedded {
     /// Stops capturing, waits until all that was captured is settled, and returns the closed books.
     pub(crate) async fn drain(self) -> Ended {
         self.hurry();
+        let started = Instant::now();
         let ended = self.listener.drain(self.drain_timeout).await;
         self.relay.drain(Duration::from_secs(2)).await;
         if let Some(replayer) = self.replayer {
-            replayer.drain(Duration::from_secs(2)).await;
+            // All that it was given has ended. Documents about it may be on their way.
+            let left = self.drain_timeout.saturating_sub(started.elapsed());
+            replayer.drain(left.max(Duration::from_secs(2))).await;
         }
         self.serving.abort();
         ended

@@ -10,6 +10,7 @@ mod engine;
 mod file_server;
 mod flags;
 mod help;
+mod kafka;
 mod limit;
 #[cfg(test)]
 mod migration;

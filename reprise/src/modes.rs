@@ -5,6 +5,7 @@
 
 mod sources;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use reprise_listener::capture::{self, CaptureSpec, NamePattern, Tunnel};
+use reprise_listener::config::NO_SOURCE;
 use reprise_listener::governor::CpuLimit;
+use reprise_listener::kafka::Begin;
 use reprise_listener::packet::VniRule;
 use reprise_listener::reading::pace::{Rate, Repeat, Speed, Stage};
 use reprise_listener::{Ended, SourceSettings, budget};
@@ -20,6 +23,7 @@ use reprise_node::ListenAddress;
 use reprise_node::config::{self, ByteSize};
 use reprise_node::membership::{Targets, fixed_targets, watch_targets_file};
 use reprise_node::privileges::{self, Account};
+use reprise_traffic::kafka::KafkaSettings;
 use reprise_traffic::recording::RecordingSettings;
 use reprise_traffic::{Target, TargetDocument, TargetName};
 use serde::de::DeserializeOwned;
@@ -142,6 +146,12 @@ struct RunConfig {
     user: Option<Account>,
     nice: u8,
     mirror: Vec<ListenAddress>,
+    kafka: Vec<String>,
+    kafka_group: String,
+    kafka_begin: Begin,
+    kafka_speed: Option<Speed>,
+    kafka_limit: Option<NonZeroU32>,
+    kafka_client: Option<KafkaSettings>,
     read: Vec<PathBuf>,
     read_port: Vec<u16>,
     speed: Option<Speed>,
@@ -188,6 +198,12 @@ impl Default for RunConfig {
             user: None,
             nice: listener.nice,
             mirror: Vec::new(),
+            kafka: Vec::new(),
+            kafka_group: listener.kafka_group,
+            kafka_begin: listener.kafka_begin,
+            kafka_speed: None,
+            kafka_limit: None,
+            kafka_client: None,
             read: Vec::new(),
             read_port: Vec::new(),
             speed: None,
@@ -216,9 +232,9 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// Its first half is a listener.
-    fn sources(&self) -> SourceSettings {
-        let listener = reprise_listener::Config {
+    /// Its first half.
+    fn listener(&self) -> reprise_listener::Config {
+        reprise_listener::Config {
             capture: self.capture.clone(),
             capture_ignore: self.capture_ignore.clone(),
             capture_threads: self.capture_threads,
@@ -229,6 +245,12 @@ impl RunConfig {
             track_response_body: self.track_response_body,
             track_response_wait: self.track_response_wait,
             mirror: self.mirror.clone(),
+            kafka: self.kafka.clone(),
+            kafka_group: self.kafka_group.clone(),
+            kafka_begin: self.kafka_begin,
+            kafka_speed: self.kafka_speed,
+            kafka_limit: self.kafka_limit,
+            kafka_client: self.kafka_client.clone(),
             read: self.read.clone(),
             read_port: self.read_port.clone(),
             speed: self.speed,
@@ -240,10 +262,13 @@ impl RunConfig {
             max_exchange: self.max_exchange,
             memory: self.memory,
             ..reprise_listener::Config::default()
-        };
+        }
+    }
+
+    fn sources(&self) -> SourceSettings {
         SourceSettings {
             process: budget::RUN,
-            ..listener.sources()
+            ..self.listener().sources()
         }
     }
 
@@ -319,6 +344,9 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<Work> {
     for reading in &sources.readings {
         reading.check()?;
     }
+    for topic in &sources.topics {
+        topic.check()?;
+    }
     if !args.file.check {
         confine(config.user.as_ref(), config.nice)?;
     }
@@ -331,8 +359,8 @@ async fn replay_here(
     check: bool,
 ) -> anyhow::Result<ExitCode> {
     let targets = config.targets()?;
-    if config.capture.is_empty() && config.mirror.is_empty() && config.read.is_empty() {
-        bail!("nothing to capture: give --capture IFACE:PORT, --mirror ADDR or --read FILE");
+    if config.listener().has_no_source() {
+        bail!("{NO_SOURCE}");
     }
     // Later it would only fail what comes.
     for target in targets.borrow().values() {

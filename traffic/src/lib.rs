@@ -10,6 +10,7 @@ pub mod answer;
 pub mod body;
 pub mod breaker;
 pub mod changes;
+pub mod documents;
 pub mod exchange;
 pub mod framing;
 pub mod gor;

@@ -242,6 +242,8 @@ mod tests {
     fn a_replayer_of_the_version_before_takes_a_document_without_new_keys() {
         let json = serde_json::to_string(&TargetDocument::new("http://h")).unwrap();
         for key in [
+            "documents",
+            "kafka",
             "breaker",
             "redirects",
             "retries",
@@ -267,7 +269,7 @@ mod tests {
         let refused = refused.to_string();
         let keys: Vec<&str> = refused.split('`').skip(3).step_by(2).collect();
         assert!(keys.contains(&"url") && keys.len() > 20, "{keys:?}");
-        let elsewhere = ["recording", "stream"];
+        let elsewhere = ["recording", "stream", "kafka"];
         for key in elsewhere {
             assert!(text.contains(&format!("\n    {key}:")), "{key}");
         }

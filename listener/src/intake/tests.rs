@@ -8,6 +8,7 @@ use reprise_traffic::{Head, Source};
 
 use super::ahead::{LEAST_AHEAD, MOST_AHEAD};
 use super::*;
+use crate::kafka::Ends;
 
 fn request(port: u16) -> Captured {
     Captured {
@@ -197,4 +198,38 @@ fn who_waits_can_be_told_to_stop() {
         stop.store(true, Ordering::Relaxed);
         intake.wake_readers();
     });
+}
+
+/// An exchange that has ended has, whoever took it; what a life leaves open has not.
+#[test]
+fn a_message_ends_with_its_exchange_and_not_with_the_life() {
+    let all = Room {
+        bytes: usize::MAX,
+        exchanges: usize::MAX,
+    };
+    let ends = Ends::of_nobody();
+    let (budget, intake) = small(1 << 30);
+    intake.open(StreamId(1), all, true);
+    let owe = |offset, body: usize| {
+        let mut request = request(1);
+        request.body = vec![0; body].into();
+        intake.admit_owed(request, None, ends.owe(offset));
+    };
+    owe(5, 10);
+    intake.admit_waited(request(2));
+    owe(6, 10);
+    assert_eq!(ends.due(), 5);
+    assert_eq!(settle_all(&intake), 3);
+    assert_eq!(ends.due(), 7);
+    // One whose only copy went with a relay has ended as unknown.
+    budget.take(budget.limit() - (1 << 20));
+    owe(7, 1 << 19);
+    owe(8, 10);
+    let (taken, _) = intake.take(StreamId(1), 2, all);
+    intake.accepted(StreamId(1), 2);
+    assert_eq!((taken.parcels.len(), ends.due()), (2, 7));
+    assert_eq!(intake.close(StreamId(1)).entrusted, 1);
+    assert_eq!(ends.due(), 8);
+    intake.give_up();
+    assert_eq!(ends.due(), 8);
 }

@@ -11,6 +11,7 @@ use reprise_traffic::DropReason;
 use reprise_traffic::exchange::Captured;
 
 use super::{Inner, Intake};
+use crate::kafka::Debt;
 use crate::middleware::Middleware;
 
 /// Unsettled exchanges at which those wait who have a schedule and can wait: half of what a replayer takes for a target.
@@ -135,6 +136,21 @@ impl Intake {
         let mut inner = self.lock();
         inner.books.captured();
         inner.window.admit_waited(request, None);
+        self.taken_in(inner, size);
+    }
+
+    /// The same, and says when it has ended; with a middleware that is when its queue has it. It may leave when it is due.
+    pub(crate) fn admit_owed(&self, request: Captured, due_ns: Option<u64>, debt: Debt) {
+        if let Some(middleware) = self.middleware.get() {
+            middleware.offer(request);
+            return debt.end();
+        }
+        let size = request.size();
+        let mut inner = self.lock();
+        inner.books.captured();
+        let sequence = inner.window.next_sequence();
+        inner.owed.push(sequence, debt);
+        inner.window.admit_waited(request, due_ns);
         self.taken_in(inner, size);
     }
 

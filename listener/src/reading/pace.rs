@@ -18,6 +18,16 @@ pub enum Speed {
     Max,
 }
 
+impl Speed {
+    /// The factor, where there is one.
+    pub fn factor(self) -> Option<f64> {
+        match self {
+            Speed::Times(factor) => Some(factor),
+            Speed::Max => None,
+        }
+    }
+}
+
 impl FromStr for Speed {
     type Err = String;
 

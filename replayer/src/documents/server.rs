@@ -21,7 +21,7 @@ use reprise_traffic::TargetDocument;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::address::Address;
+use super::Address;
 use super::bulk::reason;
 use super::{StartError, Trust};
 use crate::tls::Tls;

@@ -65,6 +65,16 @@ impl Records {
         Ok(write(&first, second.as_ref()))
     }
 
+    /// An exchange's request as JSON.
+    ///
+    /// # Errors
+    /// Where the format has no room for it.
+    pub(super) fn json(&self, exchange: &Exchange) -> Result<Vec<u8>, Refused> {
+        let head = self.changes.apply(&exchange.request.head);
+        let head = head.map_err(|reason| self.refuse(exchange, &reason))?;
+        gor::encode_json(exchange, &head).map_err(|reason| self.refuse(exchange, &reason))
+    }
+
     fn refuse(&self, exchange: &Exchange, reason: &dyn Error) -> Refused {
         if let Some(suppressed) = self.refused.allow() {
             let (target, id) = (&self.target, &exchange.id);

@@ -29,12 +29,12 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// # Errors
 /// One line, where the options can't be honoured.
 pub(super) fn prepare(options: Options) -> anyhow::Result<Work> {
-    let made = targets::of(&options)?;
+    let mut made = targets::of(&options)?;
     let targets = made.targets()?;
     for target in &targets {
         reprise_replayer::check_recording(target)?;
     }
-    let settings = sources::of(&options)?;
+    let settings = sources::of(&options, &mut made.logins)?;
     settings.plan().budget()?;
     Ok(Work::new(async move {
         let feed: Arc<OnceLock<Feed>> = Arc::default();

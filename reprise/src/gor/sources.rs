@@ -6,14 +6,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use reprise_listener::kafka::Begin;
 use reprise_listener::limit::SourceLimit;
 use reprise_listener::reading::pace::{Pacing, Repeat, Speed};
 use reprise_listener::reading::{self, Records, WhenFull};
-use reprise_listener::{SourceSettings, budget, middleware, mirror, record_port};
+use reprise_listener::{SourceSettings, budget, middleware, mirror, record_port, topic};
 use reprise_node::config::ByteSize;
+use tempfile::NamedTempFile;
 
+use super::kafka;
 use super::limit::Limit;
-use super::options::{Input, Options};
+use super::options::{Input, Offset, Options};
 use super::raw::RawAddress;
 
 /// As for `reprise run`: replaying on the same processors, capture waits longer for its turn.
@@ -25,11 +28,14 @@ const INCOMPLETE: Duration = Duration::from_secs(60);
 /// Bytes of messages that wait for a middleware, beside one that passes this.
 const MIDDLEWARE_QUEUE: usize = 32 << 20;
 
-/// What the options ask for.
+/// What the options ask for. Files with logins go to the others, to be there as long as they are in use.
 ///
 /// # Errors
 /// One line, where the sources can't do it, or a pattern matches no file.
-pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
+pub(super) fn of(
+    options: &Options,
+    logins: &mut Vec<NamedTempFile>,
+) -> anyhow::Result<SourceSettings> {
     let raw = &options.raw;
     let config = reprise_listener::Config {
         track_response: raw.track_response,
@@ -65,7 +71,7 @@ pub(super) fn of(options: &Options) -> anyhow::Result<SourceSettings> {
     // Each input reads on its own, from its own begin.
     let usual = settings.readings.pop().unwrap_or_default();
     for input in &options.inputs {
-        add(&mut settings, &usual, options, input)?;
+        add(&mut settings, &usual, options, input, logins)?;
     }
     settings.middleware = options
         .globals
@@ -84,6 +90,7 @@ fn add(
     usual: &reading::Settings,
     options: &Options,
     input: &Input,
+    logins: &mut Vec<NamedTempFile>,
 ) -> anyhow::Result<()> {
     match input {
         Input::Raw { address, limit } => {
@@ -148,7 +155,28 @@ fn add(
             settings.readings.push(recorded);
             settings.limits.files = at_most.map(SourceLimit::PerSecond);
         }
-        Input::Kafka { .. } => bail!("--input-kafka-host is not built yet"),
+        Input::Kafka {
+            client,
+            offset,
+            speed,
+            at_most,
+        } => {
+            let (url, client) = kafka::topic(client, logins)?;
+            let topic = topic::Settings {
+                url,
+                client,
+                group: topic::GROUP.to_owned(),
+                begin: match offset {
+                    Offset::Newest => Begin::Newest,
+                    Offset::Oldest => Begin::Oldest,
+                    Offset::At(offset) => Begin::At(*offset),
+                },
+                speed: *speed,
+            };
+            topic.check().context("--input-kafka-host")?;
+            settings.topics.push(topic);
+            settings.limits.topics = at_most.map(SourceLimit::PerSecond);
+        }
     }
     Ok(())
 }

@@ -18,9 +18,10 @@ use reprise_traffic::target::{RateLimit, StreamSettings};
 use reprise_traffic::{SessionKey, Target, TargetDocument, TargetName};
 use tempfile::NamedTempFile;
 
+use super::kafka;
 use super::limit::Limit;
 use super::options::{HttpOutput, Modifiers, Options, Output, StreamOutput};
-use super::place::{Login, Server};
+use super::place::{Elasticsearch, Login, Server};
 use super::rule::{self, Share};
 
 /// Documents in the outputs' order, and what they need as long as they are in use.
@@ -54,6 +55,9 @@ const BREAKER: BreakerSettings = BreakerSettings {
     max_open: Duration::from_secs(1),
     probes: NonZeroU32::MIN,
 };
+
+/// Messages wait so long for brokers: as long as a cluster of them takes to begin anew.
+const BROKERS_AWAY: Duration = Duration::from_secs(300);
 
 /// What the options ask for.
 ///
@@ -125,7 +129,13 @@ fn document(
         }
         Output::Stdout => ("stdout", None, TargetDocument::new("stdout:")),
         Output::Null => ("null", None, TargetDocument::new("null:")),
-        Output::Kafka { .. } => anyhow::bail!("--output-kafka-host is not built yet"),
+        Output::Kafka { client } => {
+            let (url, settings) = kafka::topic(client, logins)?;
+            let mut document = TargetDocument::new(&url);
+            document.kafka = Some(settings);
+            document.max_age = BROKERS_AWAY;
+            ("kafka", None, document)
+        }
     })
 }
 
@@ -141,6 +151,7 @@ fn http(
     document.skip_verify = settings.skip_verify;
     document.original_host = settings.original_host;
     document.breaker = Breaker::On(BREAKER);
+    document.documents = settings.elasticsearch.as_ref().map(index);
     document.track_response = settings.track_response.then_some(settings.response_buffer);
     if let Some(login) = &server.login {
         // Only its owner may read it, and it is gone with the process.
@@ -150,6 +161,20 @@ fn http(
         logins.push(file);
     }
     Ok(document)
+}
+
+/// The URL of an index, the login's own characters written so that they are no part of it.
+fn index(elasticsearch: &Elasticsearch) -> String {
+    let Elasticsearch { server, index } = elasticsearch;
+    let login = server.login.as_ref().map(|login| {
+        let part = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+        format!("{}:{}@", part(&login.user), part(&login.password.0))
+    });
+    let login = login.unwrap_or_default();
+    match server.url.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{login}{rest}/{index}"),
+        None => format!("{}/{index}", server.url),
+    }
 }
 
 fn stream(url: &str, settings: &StreamOutput) -> TargetDocument {

@@ -3,12 +3,14 @@
 //! What enters: flags. What leaves: those that were given, to be laid over the settings of a file. What may be lost:
 //! nothing.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use reprise_listener::capture::{CaptureSpec, NamePattern, Tunnel};
 use reprise_listener::governor::CpuLimit;
+use reprise_listener::kafka::Begin;
 use reprise_listener::packet::VniRule;
 use reprise_listener::reading::pace::{Rate, Repeat, Speed, Stage};
 use reprise_node::ListenAddress;
@@ -64,6 +66,22 @@ pub(super) struct SourceFlags {
     /// Take every HTTP request that arrives here as captured, and answer it 204 at once; repeatable [default: none]
     #[arg(long, value_name = "ADDR")]
     mirror: Vec<ListenAddress>,
+    /// Take the messages of this topic, kafka://HOST:PORT[,HOST:PORT]/TOPIC (docs/kafka.md); repeatable [default: none]
+    #[arg(long, value_name = "URL")]
+    kafka: Vec<String>,
+    /// With --kafka, the consumer group: processes of one name share the partitions [default: reprise]
+    #[arg(long, value_name = "NAME")]
+    kafka_group: Option<String>,
+    /// With --kafka, begin with newest or oldest where the group has committed nothing; or at this offset [default: newest]
+    #[arg(long, value_name = "OFFSET", allow_hyphen_values = true)]
+    kafka_begin: Option<Begin>,
+    /// With --kafka, production's pace times this factor [default: messages leave as they come]
+    #[arg(long, value_name = "FACTOR")]
+    kafka_speed: Option<Speed>,
+    /// With --kafka, at most so many requests a second of each topic; the excess is counted as input_limited
+    /// [default: none]
+    #[arg(long, value_name = "N")]
+    kafka_limit: Option<NonZeroU32>,
     /// Take the requests in this recording (.gor) or capture file (pcap, pcapng), packed by gzip or zstd or not; - is
     /// standard input. Repeatable: all files are one stream, in order of time. When all are read and nothing is captured
     /// live, the process ends [default: none]

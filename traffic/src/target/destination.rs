@@ -4,6 +4,7 @@
 //! kind of destination is refused, because somebody expects something of it.
 
 use super::{Endpoint, Stream, StreamKind, TargetDocument};
+use crate::kafka::{Format, Kafka};
 use crate::recording::Recording;
 use crate::rules::Takes;
 
@@ -16,6 +17,8 @@ pub enum Destination {
     Recording(Recording),
     /// To a server that takes a stream.
     Stream(Stream),
+    /// Into a topic of Kafka's.
+    Kafka(Kafka),
     /// To standard output, as records.
     Stdout,
     /// Nowhere: they are taken, and that is all. For measuring what comes before.
@@ -35,6 +38,10 @@ impl Destination {
                 let settings = document.recording.clone().unwrap_or_default();
                 Destination::Recording(Recording::new(&document.url, settings)?)
             }
+            Some(("kafka", _)) => {
+                let settings = document.kafka.clone().unwrap_or_default();
+                Destination::Kafka(Kafka::new(&document.url, settings)?)
+            }
             Some((scheme, _)) if Stream::is_scheme(scheme) => {
                 let settings = document.stream.clone().unwrap_or_default();
                 Destination::Stream(Stream::parse(&document.url, settings)?)
@@ -43,6 +50,7 @@ impl Destination {
         };
         let is_recording = matches!(destination, Destination::Recording(_));
         let is_stream = matches!(destination, Destination::Stream(_));
+        let is_kafka = matches!(destination, Destination::Kafka(_));
         let is_server = matches!(destination, Destination::Server(_));
         let useless = match is_server {
             true => None,
@@ -50,9 +58,11 @@ impl Destination {
         };
         let recording = document.recording.as_ref().filter(|_| !is_recording);
         let stream = document.stream.as_ref().filter(|_| !is_stream);
+        let kafka = document.kafka.as_ref().filter(|_| !is_kafka);
         let useless = useless
             .or(recording.map(|_| "recording".to_owned()))
-            .or(stream.map(|_| "stream".to_owned()));
+            .or(stream.map(|_| "stream".to_owned()))
+            .or(kafka.map(|_| "kafka".to_owned()));
         match useless {
             Some(key) => Err(format!(
                 "{key}: says nothing about url {:?}; take it out",
@@ -71,6 +81,10 @@ impl Destination {
                 StreamKind::WebSocket { .. } => Takes::ALL,
                 StreamKind::Binary => Takes::ANY_REQUESTS,
             },
+            Destination::Kafka(kafka) => match kafka.settings.format {
+                Format::Record => Takes::ALL,
+                Format::Json => Takes::REQUESTS,
+            },
             Destination::Recording(_) | Destination::Stdout | Destination::Nowhere => Takes::ALL,
         }
     }
@@ -80,7 +94,11 @@ impl Destination {
         match self {
             Destination::Server(endpoint) => endpoint.tls,
             Destination::Stream(stream) => stream.tls,
-            Destination::Recording(_) | Destination::Stdout | Destination::Nowhere => false,
+            // Its certificates are named under `kafka`.
+            Destination::Kafka(_)
+            | Destination::Recording(_)
+            | Destination::Stdout
+            | Destination::Nowhere => false,
         }
     }
 }
@@ -120,6 +138,7 @@ fn key_of_servers(document: &TargetDocument, is_remote: bool) -> Option<String> 
         max_age,
         recording,
         stream,
+        kafka,
         ..
     } = document.clone();
     let default = TargetDocument::new(&url);
@@ -157,6 +176,7 @@ fn key_of_servers(document: &TargetDocument, is_remote: bool) -> Option<String> 
         max_age,
         recording,
         stream,
+        kafka,
         ..if is_remote { remote } else { default }
     };
     let keys = |document: &TargetDocument| match serde_json::to_value(document) {
@@ -195,6 +215,16 @@ mod tests {
         assert!(stream.tls && stream.settings.sticky && stream.settings.connections.get() == 10);
         let json = serde_json::to_string(&target.document).unwrap();
         assert_eq!(TargetDocument::parse("x", &json).unwrap(), target.document);
+        let target = of("{url: 'kafka://h,i/t', kafka: {format: json}, max_age: 5m}").unwrap();
+        let Destination::Kafka(kafka) = &target.destination else {
+            panic!("{target:?}");
+        };
+        assert_eq!(kafka.to_string(), "kafka://h:9092,i:9092/t");
+        assert_eq!(target.destination.takes(), Takes::REQUESTS);
+        assert_eq!(
+            of("url: 'kafka://h/t'").unwrap().destination.takes(),
+            Takes::ALL
+        );
         for (text, part) in [
             (
                 "{url: 'file:///r/a.gor', recording: {apend: true}}",
@@ -205,6 +235,15 @@ mod tests {
             ("{url: 'tcp://h:1', concurrency: 1}", "concurrency"),
             ("{url: 'tcp://h:1', server_name: s}", "server_name"),
             ("{url: 'http://h', stream: {}}", "stream"),
+            ("{url: 'http://h', kafka: {}}", "kafka"),
+            ("{url: 'http://h', documents: 'h:9200'}", "no index"),
+            ("{url: 'null:', documents: 'h:9200/i'}", "documents"),
+            ("{url: 'kafka://h'}", "no topic"),
+            ("{url: 'kafka://h/t', skip_verify: true}", "skip_verify"),
+            (
+                "{url: 'kafka://h/t', kafka: {tls: {cert_file: a}}}",
+                "key_file",
+            ),
             ("{url: 'stdout:', skip_verify: true}", "skip_verify"),
             ("{url: 'tcp://h:1', stream: {connections: 2000}}", "2000"),
             ("{url: 'null:', breaker: off}", "breaker"),

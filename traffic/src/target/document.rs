@@ -13,6 +13,8 @@ use super::file::parse_yaml;
 use super::{StreamSettings, TargetError};
 use crate::breaker::Breaker;
 use crate::changes::{HeaderRewrite, UrlRewrite};
+use crate::documents::Address;
+use crate::kafka::KafkaSettings;
 use crate::recording::RecordingSettings;
 use crate::rules::{FiltersSee, HeaderRule, Part, Share, ShareBy, ValueLimit};
 use crate::session::SessionKey;
@@ -70,7 +72,7 @@ impl From<RateLimit> for String {
 #[serde(deny_unknown_fields)]
 pub struct TargetDocument {
     /// Where requests go: `http://host[:port][/base/path]` or the same with https to be replayed, `file:///path` into
-    /// recordings, `tcp://host:port` (`tls`, `ws`, `wss`, `binary`) as a stream, `stdout:` and `null:` as they say.
+    /// recordings, `tcp://host:port` (`tls`, `ws`, `wss`, `binary`) as a stream, `kafka://host:port/topic` into a topic, `stdout:` and `null:` as they say.
     pub url: String,
     /// The pool of replayers that serves this target.
     #[serde(default = "default_pool")]
@@ -195,12 +197,19 @@ pub struct TargetDocument {
     /// Bytes of each answer's body that are kept for those who look at answers to replays; none are without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub track_response: Option<ByteSize>,
+    /// Where a document about each replay goes, `http[s]://[USER:PASSWORD@]HOST[:PORT]/INDEX`, in Elasticsearch or
+    /// OpenSearch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub documents: Option<String>,
     /// How files are written, where the URL is one of a recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingSettings>,
     /// How a stream is sent, where the URL is one of those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<StreamSettings>,
+    /// How a topic is written to, where the URL is one of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaSettings>,
 }
 
 fn default_pool() -> String {
@@ -288,8 +297,10 @@ impl TargetDocument {
             client_key_file: None,
             server_name: None,
             track_response: None,
+            documents: None,
             recording: None,
             stream: None,
+            kafka: None,
         }
     }
 
@@ -323,6 +334,9 @@ impl TargetDocument {
             ));
         }
         self.breaker.check()?;
+        if let Some(url) = &self.documents {
+            Address::parse(url).map_err(|error| format!("documents: {error}"))?;
+        }
         let names = self.set_headers.keys().chain(&self.remove_headers);
         let authorization = |name: &String| name.eq_ignore_ascii_case("authorization");
         if self.basic_auth_file.is_some() && names.clone().any(authorization) {
@@ -349,9 +363,12 @@ impl TargetDocument {
         }
     }
 
-    /// Bytes of an answer's body that are kept, if answers are.
+    /// Bytes of an answer's body that are kept, if answers are: documents need the head alone.
     pub fn keeps_of_answers(&self) -> Option<usize> {
-        self.track_response.map(ByteSize::as_usize)
+        let for_documents = self.documents.as_ref().map(|_| 0);
+        self.track_response
+            .map(ByteSize::as_usize)
+            .or(for_documents)
     }
 
     /// True where both ask for the same changes of requests.

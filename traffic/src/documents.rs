@@ -1,4 +1,4 @@
-//! Where documents go.
+//! Where documents about replays go.
 //!
 //! What enters: a URL, `http[s]://[USER:PASSWORD@]HOST[:PORT]/INDEX`, or without its scheme. What leaves: its parts. What
 //! may be lost: nothing; what is no such URL is refused with one line, which shows no password.
@@ -8,7 +8,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
-use reprise_traffic::target::Endpoint;
+
+use crate::target::Endpoint;
 
 /// Where no port is said.
 const PORT: u16 = 9200;
@@ -19,10 +20,12 @@ const LONGEST_INDEX: usize = 255;
 /// An index, and how to reach its server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
-    pub(super) endpoint: Endpoint,
-    pub(super) index: String,
+    /// The server; its base path is empty.
+    pub endpoint: Endpoint,
+    /// The index's name.
+    pub index: String,
     /// The value of `Authorization`.
-    pub(super) authorization: Option<String>,
+    pub authorization: Option<String>,
 }
 
 impl Address {
@@ -40,7 +43,7 @@ impl Address {
         let shown = format!("{scheme}://{host}/{index}");
         let wrong = |what: &str| {
             format!(
-                "elasticsearch {shown:?}: {what}; write http[s]://[USER:PASSWORD@]HOST[:PORT]/INDEX"
+                "{shown:?} is no index: {what}; write http[s]://[USER:PASSWORD@]HOST[:PORT]/INDEX"
             )
         };
         let tls = match scheme {
@@ -66,7 +69,7 @@ impl Address {
     }
 
     /// `http[s]://HOST:PORT`.
-    pub(super) fn base(&self) -> String {
+    pub fn base(&self) -> String {
         let Endpoint {
             tls, host, port, ..
         } = &self.endpoint;
