@@ -195,15 +195,15 @@ impl Rules {
         if !self.takes.takes(request) {
             return Decision::Filtered;
         }
+        if request.is_request() && self.filters() && !self.wants(request) {
+            return Decision::Filtered;
+        }
         let session = self.session_key.hash(request);
         if !request.is_request() {
             return match self.selects {
                 true => Decision::Follow(session),
                 false => Decision::Take(session),
             };
-        }
-        if self.filters() && !self.wants(request) {
-            return Decision::Filtered;
         }
         if self.is_in_share(exchange, session) {
             Decision::Take(session)
