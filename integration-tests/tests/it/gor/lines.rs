@@ -97,7 +97,7 @@ fn load(production: &Staging, requests: u64) -> Vec<Sent> {
     load_to(production.address(), requests)
 }
 
-fn load_to(address: std::net::SocketAddr, requests: u64) -> Vec<Sent> {
+pub(crate) fn load_to(address: std::net::SocketAddr, requests: u64) -> Vec<Sent> {
     let mut load = Load::new(&Place::loopback(), address, Shape::Get, requests);
     load.connections = 5;
     load.run().unwrap()
