@@ -5,7 +5,11 @@
 
 mod ends;
 mod far;
+mod files;
+mod filters;
 mod lines;
+mod reading;
 mod records;
 mod relay;
+mod responses;
 mod run;

@@ -377,7 +377,7 @@ pub(crate) struct Modifiers {
     pub(crate) allow_headers: Vec<HeaderRule>,
     /// None of them; a header that isn't there passes.
     pub(crate) disallow_headers: Vec<HeaderRule>,
-    /// All of them, on the decoded `USER:PASSWORD`; a request without one is refused.
+    /// All of them, on the decoded `USER:PASSWORD`; a request without one passes.
     pub(crate) basic_auth: Vec<Pattern>,
     /// All of them; a header that isn't there passes.
     pub(crate) header_limits: Vec<ValueShare>,

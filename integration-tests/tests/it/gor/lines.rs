@@ -53,7 +53,7 @@ fn lines_of_a_listener_and_a_replay_server() {
 
 #[test]
 fn lines_with_a_pace_of_their_own() {
-    run(paced::LINES);
+    paced::LINES.into_iter().for_each(run);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn no_line_is_missing() {
     let all = [
         live::LINES,
         relayed::LINES,
-        paced::LINES,
+        &paced::LINES.concat(),
         requests::LINES,
         tuning::LINES,
     ];
@@ -97,7 +97,7 @@ fn load(production: &Staging, requests: u64) -> Vec<Sent> {
     load_to(production.address(), requests)
 }
 
-fn load_to(address: std::net::SocketAddr, requests: u64) -> Vec<Sent> {
+pub(crate) fn load_to(address: std::net::SocketAddr, requests: u64) -> Vec<Sent> {
     let mut load = Load::new(&Place::loopback(), address, Shape::Get, requests);
     load.connections = 5;
     load.run().unwrap()

@@ -295,3 +295,22 @@ pub(crate) fn beside_each_other(jobs: Vec<Job<'_>>) {
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
+
+#[test]
+fn each_style_is_one_of_its_own() {
+    let line = "-input-raw ':80' --output-http \"a|10%\" --split-output true -output-http-workers=-1 --stats";
+    assert_eq!(Style::Written.script(line), line);
+    for (style, expected) in [
+        (
+            Style::Spaced,
+            "--input-raw :80 --output-http a|10% --split-output true --output-http-workers=-1 --stats true",
+        ),
+        (
+            Style::Go,
+            "-input-raw=:80 -output-http=a|10% -split-output=true -output-http-workers=-1 -stats=true",
+        ),
+    ] {
+        let words = shlex::split(&style.script(line)).unwrap();
+        assert_eq!(words.join(" "), expected);
+    }
+}

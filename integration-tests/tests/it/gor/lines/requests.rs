@@ -185,7 +185,7 @@ fn a_share_of_users(style: Style) {
         .map(|n| format!("user-id: user-{}", n / 2))
         .collect();
     let headers: Vec<[&str; 1]> = headers.iter().map(|header| [&**header]).collect();
-    let of_the_share = |n: usize| fnv1a(&format!("user-{}", n / 2)) % 32 == 0;
+    let of_the_share = |n: usize| fnv1a(&format!("user-{}", n / 2)).is_multiple_of(32);
     let mut requests: Vec<(Asked<'_>, bool)> = headers
         .iter()
         .enumerate()
