@@ -9,10 +9,10 @@ demo: setup
 test: setup
 	cargo test --workspace
 
-# Against a real Kafka and a real OpenSearch, which need Java and are fetched once.
+# Against a real Kafka and a real OpenSearch, which need Java and are fetched once. Most of the time they wait.
 test-services:
 	@deploy/setup.sh services
-	cargo test -p reprise-integration-tests --features services --test services
+	cargo test -p reprise-integration-tests --features services --test services -- --test-threads=4
 
 # Advisories are left out: they need a database from the network, and change without a change of ours.
 lint:

@@ -225,10 +225,14 @@ impl Ends {
         Ends(Arc::new(shared))
     }
 
-    /// A message that was read.
+    /// A message was read.
+    pub(crate) fn read(&self, offset: i64) -> Ticket {
+        self.0.delivered().read(0, offset).unwrap()
+    }
+
+    /// The same, with what is owed for it.
     pub(crate) fn owe(&self, offset: i64) -> Debt {
-        let ticket = self.0.delivered().read(0, offset);
-        Debt::new(self.clone(), ticket.unwrap())
+        Debt::new(self.clone(), self.read(offset))
     }
 
     /// The offset below which all has ended.

@@ -331,3 +331,6 @@ fn unix_ns(due: Instant) -> u64 {
     let late = Instant::now().saturating_duration_since(due);
     (now + left).saturating_sub(late).as_nanos() as u64
 }
+
+#[cfg(test)]
+mod tests;

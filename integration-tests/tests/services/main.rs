@@ -4,4 +4,5 @@
 
 mod documents;
 mod fixtures;
+mod gor;
 mod kafka;

@@ -89,7 +89,7 @@ pub(crate) fn measure(context: &Context) -> Result<Section> {
 }
 
 /// wrk, for long enough, with heads of `size` bytes; and how many requests it says were answered.
-fn wrk(context: &Context, nginx: &Nginx, size: usize) -> Result<(Run, u64)> {
+pub(crate) fn wrk(context: &Context, nginx: &Nginx, size: usize) -> Result<(Run, u64)> {
     let request = Numbered::new(&nginx.address().to_string(), size);
     let mut command = context.place.command("wrk");
     let seconds = context.either("3s", "2s");

@@ -10,6 +10,7 @@ mod cost;
 mod flatout;
 mod flood;
 mod gor;
+mod goreplay;
 mod latency;
 mod live;
 mod machine;
@@ -85,6 +86,8 @@ enum Part {
     Flatout,
     /// A recording replayed to nobody
     Null,
+    /// GoReplay's command line: a recording to a web server, records through a relay
+    Gor,
 }
 
 /// What all parts are given.
@@ -120,6 +123,7 @@ impl Part {
             Part::Live => live::measure(context),
             Part::Flatout => flatout::measure(context),
             Part::Null => null::measure(context),
+            Part::Gor => goreplay::measure(context),
         }
     }
 }
