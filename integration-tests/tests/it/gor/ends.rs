@@ -120,6 +120,8 @@ fn signals_drain() {
 fn exit_after_a_time_is_an_end_like_others() {
     let _alone = rig::alone();
     let dir = tempfile::tempdir().unwrap();
+    // It may have to be built.
+    rig::binary();
     let began = Instant::now();
     let said = Gor::launch(
         Style::Go,
