@@ -85,7 +85,7 @@ fn signals_drain() {
         let here = Place::loopback().free().unwrap();
         let line = format!(
             "--input-tcp {here} --output-http {} --output-tcp {} --output-file a.gor \
-             --output-file-append --output-http-timeout 30s",
+             --output-file-append --output-file-flush-interval 10s --output-http-timeout 30s",
             target.url(),
             far.address()
         );
