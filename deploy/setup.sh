@@ -25,6 +25,8 @@ needs=(
     curl:curl
     openssl:openssl
     ca-certificates:/etc/ssl/certs/ca-certificates.crt
+    python3:python3
+    nodejs:node
 )
 [[ ${1:-} == bench ]] && needs+=(ethtool:ethtool wrk:wrk)
 [[ ${1:-} == services ]] && needs+=(default-jdk-headless:javac maven:mvn)
