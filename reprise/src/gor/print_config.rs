@@ -110,13 +110,6 @@ fn listener(options: &Options) -> (String, Vec<String>) {
                             .iter()
                             .for_each(|port| flag("read-port", &port.to_string()));
                     }
-                    RawAddress::AllPorts(places) if places.is_empty() => flag("capture", ":*"),
-                    RawAddress::AllPorts(places) => {
-                        places
-                            .iter()
-                            .for_each(|place| flag("capture", &format!("{place}:*")));
-                    }
-                    RawAddress::Pods(pods) => flag("capture", &pods.to_string()),
                 }
                 if limited(limit) {
                     rest.push(

@@ -105,14 +105,6 @@ fn add(
                     };
                     settings.readings.push(captured);
                 }
-                RawAddress::AllPorts(places) => {
-                    let all = [String::new()];
-                    let places = if places.is_empty() { &all } else { &places[..] };
-                    for place in places {
-                        settings.capture.specs.push(format!("{place}:*").parse()?);
-                    }
-                }
-                RawAddress::Pods(pods) => settings.capture.specs.push(pods.to_string().parse()?),
             }
         }
         Input::Tcp { address, limit } => {
