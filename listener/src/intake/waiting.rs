@@ -85,12 +85,11 @@ impl Intake {
         full && unsettled > 0
     }
 
-    /// The same for a task that reads what comes as it happens.
+    /// The same for a task, as without a schedule: what waits at its source can wait there.
     pub(crate) async fn room(&self, own: usize) {
         loop {
             let freed = self.freed.notified();
-            let is_busy = self.middleware.get().is_some_and(Middleware::is_busy);
-            if !is_busy && !self.has_plenty(&self.lock(), own) {
+            if !self.is_short(&self.lock(), own) {
                 return;
             }
             self.announce();
