@@ -65,7 +65,15 @@ fn the_other_modes_know_of_it() {
         "--print-config",
     ]);
     assert!(config.status.success(), "{}", text(&config.stderr));
-    assert!(text(&config.stdout).contains("kind = \"stdout\""));
+    let config = text(&config.stdout);
+    assert!(
+        config.contains("url: stdout:") || config.contains("url: \"stdout:\""),
+        "{config}"
+    );
+    assert!(
+        config.contains("reprise listener --capture :80 --relay"),
+        "{config}"
+    );
 }
 
 #[test]

@@ -165,3 +165,47 @@ fn listener(options: &Options) -> (String, Vec<String>) {
 fn quoted(value: &str) -> String {
     shlex::try_quote(value).map_or_else(|_| value.to_owned(), |quoted| quoted.into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use reprise_traffic::target::TargetsFile;
+
+    use super::*;
+    use crate::gor::{Asked, ask};
+
+    fn printed(line: &str) -> String {
+        let words = shlex::split(line).unwrap();
+        let Asked::Replay(options) = ask(words.into_iter().map(Into::into).collect()).unwrap()
+        else {
+            panic!("{line}");
+        };
+        text(&options).unwrap()
+    }
+
+    #[test]
+    fn what_is_printed_is_what_a_cluster_takes() {
+        let text = printed(
+            "--input-raw :80 --input-raw-track-response --output-http 'http://u:secret@h|10%' --output-file /r/a.gor \
+             --output-tcp h:1 --split-output --http-allow-method GET --http-allow-url ^/api --http-set-header 'A: b' \
+             --http-header-limiter user:1/32 --http-rewrite-url '/a:/b' --middleware cat",
+        );
+        let targets = TargetsFile::parse("t.yaml", &text, 1).unwrap();
+        let names: Vec<&str> = targets.iter().map(|target| target.name.as_str()).collect();
+        assert_eq!(names, ["gor/1-http", "gor/2-file", "gor/3-tcp"]);
+        let document = &targets[0].document;
+        assert_eq!(document.methods, ["GET"]);
+        assert_eq!(document.allow_urls, ["^/api"]);
+        assert_eq!(document.set_headers["A"], "b");
+        assert_eq!(String::from(document.share), "10%");
+        assert!(document.part.is_some() && document.header_limits.len() == 1);
+        assert!(
+            !text.contains("secret") && text.contains("gor-1-http.auth"),
+            "{text}"
+        );
+        let command = "reprise listener --capture :80 --track-response --relay RELAY-HOST:28400";
+        assert!(
+            text.contains(command) && text.contains("--middleware"),
+            "{text}"
+        );
+    }
+}
