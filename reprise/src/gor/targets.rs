@@ -45,8 +45,9 @@ impl Made {
     }
 }
 
-/// A request that a server has this many of under way is many: `--output-http-workers 0` is no bound in GoReplay.
-const CONCURRENCY: NonZeroU32 = const { NonZeroU32::new(1024).expect("not zero") };
+/// `--output-http-workers 0` is no bound in GoReplay. This many connections a small server takes: nginx has 512 in all unless told
+/// otherwise, Debian's 768.
+const CONCURRENCY: NonZeroU32 = const { NonZeroU32::new(500).expect("not zero") };
 
 /// GoReplay has no breaker. One that closes soon costs little when a server is back.
 const BREAKER: BreakerSettings = BreakerSettings {

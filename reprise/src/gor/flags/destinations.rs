@@ -22,7 +22,7 @@ pub(super) const HTTP: &[Flag] = &[
         "output-http-workers",
         Count,
         "0",
-        "Requests under way to each server; 0, or -1, for the usual bound",
+        "Requests under way to each server; 0, or -1, for 500",
     ),
     on(
         "output-http-timeout",
