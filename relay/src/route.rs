@@ -25,6 +25,9 @@ struct Routes {
     targets: Vec<Arc<Target>>,
     limits: BTreeMap<TargetName, Arc<Limit>>,
     followed: BTreeMap<TargetName, Arc<Followed>>,
+    /// A target keeps answers to replays, which come back as records. Without one, only the requests that came as records
+    /// have answers that do.
+    answers_come_back: bool,
 }
 
 impl Routes {
@@ -47,6 +50,9 @@ impl Routes {
         Routes {
             limits: limits.collect(),
             followed: followed.collect(),
+            answers_come_back: targets
+                .values()
+                .any(|target| target.document.track_response.is_some()),
             targets: targets.values().cloned().collect(),
         }
     }
@@ -59,6 +65,9 @@ impl Routes {
 
     /// A target takes a request: so it does its answers.
     fn taken(&self, job: &Job) {
+        if !self.answers_come_back && job.exchange.request.label.is_none() {
+            return;
+        }
         if let Some(followed) = self.followed.get(&job.target().name) {
             followed.taken(&gor::id(&job.exchange));
         }
